@@ -1,0 +1,53 @@
+# The verbs of this project, the same for a user, a developer and CI. `make` alone lists them.
+PYTHON ?= python3
+VENV   ?= .venv
+ARGS   ?=
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help install serve train predict evaluate test lint bench lock
+
+help:  ## list the verbs
+	@echo "make VERB [ARGS='--flag value ...']"
+	@sed -nE 's/^([a-z]+):.*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+
+install: $(READY)  ## make .venv with everything pinned in requirements.lock
+
+serve: $(READY)  ## classify images on http://127.0.0.1:8000
+	@$(BIN)/cifar-serve $(ARGS)
+
+train: $(READY)  ## train cifar_net.pth
+	@$(BIN)/cifar-train $(ARGS)
+
+predict: $(READY)  ## classify images through the running service: ARGS=cat.jpg
+	@$(BIN)/cifar-predict $(ARGS)
+
+evaluate: $(READY)  ## measure held-out accuracy through the running service: ARGS='--data data'
+	@$(BIN)/cifar-evaluate $(ARGS)
+
+test: $(READY)  ## run the tests
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(READY)  ## check formatting, style, types and the direction of imports
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+bench: $(READY)  ## measure the figures that the README quotes
+	@$(BIN)/python -m benchmarks $(ARGS)
+
+lock: $(READY)  ## resolve the newest versions into requirements.lock
+	$(BIN)/uv pip compile --universal --generate-hashes --no-header --upgrade --quiet \
+		--all-extras --group dev pyproject.toml --output-file requirements.lock
+
+# uv comes from pip; the lock names it too, so the sync leaves it where it is.
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; say which: make PYTHON=python3.12")'
+	@echo "Installing into $(VENV), once (torch makes it several GB with CUDA) ..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(sed -nE 's/^(uv==[^ ]+).*/\1/p' requirements.lock)"
+	@VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv pip sync --quiet --require-hashes requirements.lock
+	@VIRTUAL_ENV=$(abspath $(VENV)) $(BIN)/uv pip install --quiet --no-deps --editable .
+	@touch $(READY)

@@ -1,0 +1,68 @@
+"""The model card beside a checkpoint's weights: what they are, how they were made and what they score."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Rgb = tuple[float, float, float]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class Scores(_Section):
+    """Held-out accuracy: a fraction of n with its Wilson 95 % interval, per class, and calibration error (ECE)."""
+
+    data: str
+    n: int
+    accuracy: Fraction
+    interval: tuple[Fraction, Fraction]
+    per_class: dict[str, Fraction]
+    calibration_error: Fraction
+
+
+class Training(_Section):
+    """How the weights were made: enough to make them again."""
+
+    command: str
+    recipe: dict[str, str | int | float | bool]
+    data: str
+    data_fingerprint: str
+    images: int
+    seed: int
+    seconds: float
+    hardware: str
+    versions: dict[str, str]
+
+
+class ModelCard(_Section):
+    """`cifar_net.json`. The defaults are the tutorial's, which a checkpoint without a card is taken to be."""
+
+    architecture: str = "net"
+    arguments: dict[str, str | int | float | bool] = {}
+    classes: tuple[str, ...] = Field(CIFAR10_CLASSES, min_length=2)
+    input_size: int = Field(32, ge=1, le=4096, description="pixels a side; the input is square")
+    mean: Rgb = Field((0.5, 0.5, 0.5), description="subtracted from each channel, on the scale 0..1")
+    std: Rgb = Field((0.5, 0.5, 0.5), description="each channel is divided by it, on the scale 0..1")
+    resize: str = Field("centre-square", description="how other sizes become the input: see models/pixels.py")
+    sha256: str | None = Field(None, description="of the weights' file; its first 12 digits are the version")
+    training: Training | None = None
+    scores: Scores | None = None
+
+    @field_validator("std")
+    @classmethod
+    def _std_divides(cls, std: Rgb) -> Rgb:
+        if min(std) <= 0:
+            raise ValueError("must be above 0")
+        return std
+
+    @field_validator("classes")
+    @classmethod
+    def _classes_differ(cls, classes: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(classes)) != len(classes):
+            raise ValueError("must differ from each other")
+        return classes

@@ -1,0 +1,129 @@
+"""Reads and writes a checkpoint: `cifar_net.pth`, a plain state_dict, and beside it its card, `cifar_net.json`."""
+
+import hashlib
+import io
+import logging
+import os
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from pydantic import ValidationError
+
+from models.architectures import build
+from models.card import ModelCard
+from models.classifier import Classifier
+
+PRETRAINED = Path(__file__).parent / "pretrained" / "cifar_net.pth"
+_OTHER_HALF_S = 1.0  # a writer renames the two files one after the other: how long a reader waits for the second
+
+log = logging.getLogger(__name__)
+
+
+class CheckpointError(Exception):
+    """A checkpoint that cannot be used; the message says which file, what is wrong and what to do."""
+
+
+def card_path(path: Path) -> Path:
+    return path.with_suffix(".json")
+
+
+def version(card: ModelCard) -> str:
+    """The first 12 hex digits of the weights' SHA-256: what every answer of the service carries."""
+    return (card.sha256 or "")[:12]
+
+
+def save(path: Path, net: torch.nn.Module, card: ModelCard) -> ModelCard:
+    """Write weights and card, each whole or not at all; returns the card with the weights' SHA-256. Raises OSError."""
+    buffer = io.BytesIO()
+    torch.save({name: tensor.cpu() for name, tensor in net.state_dict().items()}, buffer)
+    weights = buffer.getvalue()
+    card = card.model_copy(update={"sha256": hashlib.sha256(weights).hexdigest()})
+    _write_atomically(path, weights)
+    _write_atomically(card_path(path), card.model_dump_json(indent=2).encode() + b"\n")
+    return card
+
+
+def load(path: Path) -> Classifier:
+    """The classifier in `path`: on the CPU, in evaluation mode, its card complete. Raises CheckpointError."""
+    weights, card = _read_halves(path)
+    state = _read_state(path, weights)
+    try:
+        net = build(card.architecture, num_classes=len(card.classes), **card.arguments)
+        net.load_state_dict(state)
+    except (RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(
+            f"{path} does not fit the architecture {card.architecture!r} with {len(card.classes)} classes: {reason} "
+            f"Its model card is {card_path(path)}; without one the tutorial's Net is assumed"
+        ) from None
+    return Classifier(net, card).eval()
+
+
+def _read_halves(path: Path) -> tuple[bytes, ModelCard]:
+    """The weights' bytes and their card; a card of other weights is left out, saying so."""
+    patience_until = time.monotonic() + _OTHER_HALF_S
+    while True:
+        weights = _read_weights(path)
+        sha256 = hashlib.sha256(weights).hexdigest()
+        card = _read_card(card_path(path))
+        if card.sha256 in (None, sha256):
+            return weights, card.model_copy(update={"sha256": sha256})
+        if time.monotonic() > patience_until:
+            log.warning("%s describes other weights than %s: going on without it", card_path(path), path)
+            return weights, ModelCard(sha256=sha256)
+        time.sleep(0.05)
+
+
+def _read_weights(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise CheckpointError(f"there is no checkpoint at {path}: train one with cifar-train") from None
+    except OSError as error:
+        raise CheckpointError(f"the checkpoint {path} cannot be read: {error.strerror}") from None
+
+
+def _read_card(path: Path) -> ModelCard:
+    try:
+        return ModelCard.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return ModelCard()
+    except OSError as error:
+        raise CheckpointError(f"the model card {path} cannot be read: {error.strerror}") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise CheckpointError(
+            f"{path} is not a model card ({where + ': ' if where else ''}{first['msg']}): repair or remove it"
+        ) from None
+
+
+def _read_state(path: Path, weights: bytes) -> dict[str, torch.Tensor]:
+    try:
+        state = torch.load(io.BytesIO(weights), map_location="cpu", weights_only=True)
+    except Exception:  # torch answers damage with EOFError, KeyError, RuntimeError, UnpicklingError, ...
+        raise CheckpointError(
+            f"{path} is damaged or not a checkpoint: it must hold a state_dict, "
+            "as torch.save(net.state_dict(), PATH) writes it"
+        ) from None
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise CheckpointError(f"{path} does not hold a state_dict: save with torch.save(net.state_dict(), PATH)")
+    return state
+
+
+def _write_atomically(path: Path, content: bytes) -> None:
+    """Whatever happens, `path` holds the old content or the new: a temporary file, synced, then renamed."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)  # mkstemp's own 0600 would hide the file from the user that serves it
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise

@@ -1,0 +1,1 @@
+"""Answers HTTP with a checkpoint. Knows models; knows nothing of training."""

@@ -1,0 +1,1 @@
+"""Makes a checkpoint. Knows models; knows nothing of the server."""
