@@ -1,0 +1,106 @@
+"""cifar-serve: answers POST /predict with the class of an image.
+
+$ cifar-serve --port 8000
+$ curl --data-binary @cat.jpg localhost:8000/predict
+"""
+
+import importlib.util
+import logging
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from server.settings import Settings
+
+log = logging.getLogger("server")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code 0 after Ctrl-C or SIGTERM, 1 where the service cannot start, 2 for wrong arguments."""
+    if not importlib.util.find_spec("litserve"):
+        print("cifar-serve: the server is not installed: pip install 'cifar-service[server]'", file=sys.stderr)
+        return 1
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    settings = read_settings(sys.argv[1:] if argv is None else argv)
+    if problem := _cannot_start(settings):
+        print(f"cifar-serve: {problem}", file=sys.stderr)
+        return 1
+    return serve(settings)
+
+
+def read_settings(argv: Sequence[str]) -> "Settings":
+    """Flags before CIFAR_… environment variables before defaults. Exits with 2 and a sentence where one is wrong."""
+    from pydantic import ValidationError
+    from pydantic_settings import CliApp
+
+    from server.settings import Settings
+
+    try:
+        return CliApp.run(Settings, cli_args=list(argv))
+    except ValidationError as error:
+        for problem in error.errors():
+            name = str(problem["loc"][0])
+            flag, variable = f"--{name.replace('_', '-')}", f"CIFAR_{name.upper()}"
+            print(f"cifar-serve: {flag} ({variable}): {problem['msg']}, not {problem['input']!r}", file=sys.stderr)
+        sys.exit(2)
+
+
+def _cannot_start(settings: "Settings") -> str | None:
+    """What can be told at once: the rest a worker says when it loads the checkpoint."""
+    checkpoint = settings.checkpoint_path()
+    if not checkpoint.is_file():
+        return f"there is no checkpoint at {checkpoint}: train one with cifar-train, or name another with --checkpoint"
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.host, settings.port))
+        except OSError as error:
+            return f"cannot listen on {settings.host} port {settings.port} ({error.strerror}): choose another --port"
+    return None
+
+
+def serve(settings: "Settings") -> int:
+    """Runs until Ctrl-C or SIGTERM; requests in flight are answered."""
+    from server.app import ClassifierServer, StartError
+
+    main_process = os.getpid()
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        if os.getpid() != main_process:
+            sys.exit(0)  # an HTTP process that has drained: uvicorn repeats the signal when it is done
+        raise KeyboardInterrupt  # what LitServe takes as the word to stop
+
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
+    with tempfile.TemporaryDirectory(prefix="cifar-") as sockets:
+        try:
+            server = ClassifierServer(settings, Path(sockets))
+            server.run(
+                host=settings.host,
+                port=settings.port,
+                num_api_servers=settings.http_process_count(),
+                log_level="warning",
+                generate_client_file=False,
+                access_log=False,
+            )
+        except StartError:
+            return 1
+        except KeyboardInterrupt:
+            return 0
+        finally:
+            for child in multiprocessing.active_children():
+                child.terminate()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

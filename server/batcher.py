@@ -1,0 +1,105 @@
+"""Requests that wait together leave as one batch, as soon as the engine has a free slot. There is no timer.
+
+A lone request leaves at once; under load batches grow by themselves, because more requests wait while the slots are
+taken.
+"""
+
+import asyncio
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+
+from models.pixels import Pixels
+from server.engine import Engine, Predictions, WorkerLost
+from server.errors import InferenceFailed, QueueFull
+
+# A worker's death is no fault of the images it held, and two deaths in a row still are not: a third is suspicious.
+_ATTEMPTS = 3
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    pixels: Pixels  # uint8 [n, H, W, 3]
+    answer: asyncio.Future[Predictions]
+
+
+class Batcher:
+    """Gathers images of many requests into batches of at most `max_batch_size` for an engine."""
+
+    def __init__(self, engine: Engine, max_batch_size: int, max_waiting_images: int) -> None:
+        self.max_batch_size = max_batch_size
+        self._engine = engine
+        self._max_waiting_images = max_waiting_images
+        self._waiting: deque[_Waiting] = deque()
+        self._waiting_images = 0
+        self._running: set[asyncio.Task[None]] = set()
+        self._dispatch_scheduled = False
+
+    def check_room(self) -> None:
+        """Raises QueueFull where more images wait than may: ask before doing work that would be thrown away."""
+        if self._waiting_images >= self._max_waiting_images:
+            raise QueueFull
+
+    async def infer(self, pixels: Pixels) -> Predictions:
+        """uint8 [n, H, W, 3], n up to max_batch_size → their predictions. Cancelled while it waits, it is dropped.
+
+        Raises QueueFull, or InferenceFailed.
+        """
+        self.check_room()
+        item = _Waiting(pixels, asyncio.get_running_loop().create_future())
+        self._waiting.append(item)
+        self._waiting_images += len(pixels)
+        self._schedule_dispatch()
+        return await item.answer
+
+    def _schedule_dispatch(self) -> None:
+        # Not at once but after this pass of the event loop: requests that arrived together then leave together.
+        if not self._dispatch_scheduled:
+            self._dispatch_scheduled = True
+            asyncio.get_running_loop().call_soon(self._dispatch)
+
+    def _dispatch(self) -> None:
+        self._dispatch_scheduled = False
+        while len(self._running) < self._engine.slots and (batch := self._take_batch()):
+            task = asyncio.create_task(self._run(batch))
+            self._running.add(task)
+            task.add_done_callback(self._finish)
+
+    def _take_batch(self) -> list[_Waiting]:
+        batch: list[_Waiting] = []
+        room = self.max_batch_size
+        while self._waiting and len(self._waiting[0].pixels) <= room:
+            item = self._waiting.popleft()
+            self._waiting_images -= len(item.pixels)
+            if not item.answer.cancelled():
+                batch.append(item)
+                room -= len(item.pixels)
+        return batch
+
+    def _finish(self, task: asyncio.Task[None]) -> None:
+        self._running.discard(task)
+        self._schedule_dispatch()
+
+    async def _run(self, batch: list[_Waiting]) -> None:
+        try:
+            predictions = await self._infer(np.concatenate([item.pixels for item in batch]))
+        except Exception as error:  # every request of the batch gets it: none may wait for ever
+            for item in batch:
+                if not item.answer.cancelled():
+                    item.answer.set_exception(error)
+            return
+        start = 0
+        for item in batch:
+            end = start + len(item.pixels)
+            if not item.answer.cancelled():
+                item.answer.set_result(Predictions(predictions.probabilities[start:end], predictions.card))
+            start = end
+
+    async def _infer(self, pixels: Pixels) -> Predictions:
+        for _ in range(_ATTEMPTS):
+            try:
+                return await self._engine.infer(pixels)
+            except WorkerLost:
+                continue
+        raise InferenceFailed(f"{_ATTEMPTS} workers in a row ended while they held this batch")

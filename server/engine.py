@@ -1,0 +1,138 @@
+"""Engines answer batches: pixels in, probabilities and the model that made them out. Routes and batcher know only this.
+
+WorkerEngine sends each batch to a worker process over its Unix socket. A worker that dies is noticed at once, by the
+socket's end; one that comes back (LitServe restarts it) is found again.
+"""
+
+import asyncio
+import contextlib
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from models.card import ModelCard
+from models.pixels import Pixels
+from server.errors import InferenceFailed
+from server.wire import FRAME_LENGTH, Kind, Probabilities, pack_batch, unpack_predictions
+
+_RECONNECT_S = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """probabilities: float32 [N, C], rows summing to 1; card: of the model that made them."""
+
+    probabilities: Probabilities
+    card: ModelCard
+
+
+class WorkerLost(Exception):
+    """The worker ended before it answered."""
+
+
+class Engine(Protocol):
+    """What runs the network, wherever it runs."""
+
+    @property
+    def slots(self) -> int:
+        """How many batches keep every worker busy: one more than there are workers, so that none waits for us."""
+
+    @property
+    def card(self) -> ModelCard | None:
+        """Of the model that answers now; None until one is ready."""
+
+    async def infer(self, pixels: Pixels) -> Predictions:
+        """uint8 [N, H, W, 3] → Predictions. Raises WorkerLost (try again) or InferenceFailed (do not)."""
+
+
+class WorkerEngine:
+    """The workers of this machine, each behind the Unix socket that it listens on."""
+
+    def __init__(self, sockets: list[Path]) -> None:
+        self._sockets = sockets
+        self._workers: list[_Worker] = []  # those that are connected and have said what they serve
+        self._any_worker = asyncio.Event()
+        self._card: ModelCard | None = None
+
+    @property
+    def slots(self) -> int:
+        return len(self._sockets) + 1
+
+    @property
+    def card(self) -> ModelCard | None:
+        return self._card
+
+    async def ready(self) -> ModelCard:
+        """Waits for a worker; returns what it serves."""
+        await self._any_worker.wait()
+        return self._workers[0].model_card
+
+    async def infer(self, pixels: Pixels) -> Predictions:
+        await self._any_worker.wait()
+        worker = min(self._workers, key=lambda worker: len(worker.unanswered))
+        return await worker.infer(pixels)
+
+    async def keep_connected(self) -> None:
+        """Holds a connection to every worker, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            for socket in self._sockets:
+                tasks.create_task(self._keep_connected(socket))
+
+    async def _keep_connected(self, socket: Path) -> None:
+        while True:
+            with contextlib.suppress(OSError, asyncio.IncompleteReadError):  # the worker ended, or is not there yet
+                reader, writer = await asyncio.open_unix_connection(socket)
+                await self._attend(reader, _Worker(writer))
+            await asyncio.sleep(_RECONNECT_S)
+
+    async def _attend(self, reader: asyncio.StreamReader, worker: "_Worker") -> None:
+        """Take the worker's messages until its connection ends; what it had not answered by then is lost."""
+        try:
+            while True:
+                (length,) = FRAME_LENGTH.unpack(await reader.readexactly(FRAME_LENGTH.size))
+                message = await reader.readexactly(length)
+                if message[0] == Kind.CARD:
+                    self._card = worker.model_card = ModelCard.model_validate_json(message[1:])
+                    if worker not in self._workers:
+                        self._workers.append(worker)
+                        self._any_worker.set()
+                else:
+                    worker.take_answer(message)
+        finally:
+            if worker in self._workers:
+                self._workers.remove(worker)
+            if not self._workers:
+                self._any_worker.clear()
+            worker.close()
+
+
+class _Worker:
+    """One connection to a worker, which answers its batches in the order sent."""
+
+    def __init__(self, writer: asyncio.StreamWriter) -> None:
+        self.model_card: ModelCard  # a worker sends it before anything else
+        self.unanswered: deque[asyncio.Future[Predictions]] = deque()
+        self._writer = writer
+
+    def infer(self, pixels: Pixels) -> asyncio.Future[Predictions]:
+        answer: asyncio.Future[Predictions] = asyncio.get_running_loop().create_future()
+        self.unanswered.append(answer)
+        batch = pack_batch(pixels)
+        self._writer.write(FRAME_LENGTH.pack(len(batch)) + batch)
+        return answer
+
+    def take_answer(self, message: bytes) -> None:
+        answer = self.unanswered.popleft()
+        if answer.cancelled():
+            return
+        if message[0] == Kind.FAILURE:
+            answer.set_exception(InferenceFailed(message[1:].decode()))
+        else:
+            answer.set_result(Predictions(unpack_predictions(message), self.model_card))
+
+    def close(self) -> None:
+        self._writer.close()
+        for answer in self.unanswered:
+            if not answer.done():
+                answer.set_exception(WorkerLost)

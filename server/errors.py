@@ -1,0 +1,103 @@
+"""What the service refuses, and how it says so: RFC 9457 problem details with a stable `code`.
+
+ServiceError
+├── BadRequest            400  the request's form is wrong: JSON, multipart, top_k
+├── PayloadTooLarge       413  body, picture or number of images over the limit
+├── UnsupportedMediaType  415  a content type that we never take
+├── UnprocessableImage    422  not an image, truncated, empty
+├── QueueFull             429  more waits than may; Retry-After says when to come back
+├── InferenceFailed       500  the network failed on this batch; the log has the reason
+├── NotReady              503  no model is ready
+└── DeadlineExceeded      504  no answer within the deadline
+"""
+
+from http import HTTPStatus
+
+import orjson
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from models.pixels import ImageError
+
+
+class ServiceError(Exception):
+    """A refusal with its HTTP status; `code` is stable and for programs, `detail` is a sentence for people."""
+
+    status = HTTPStatus.INTERNAL_SERVER_ERROR
+    code = "internal_error"
+
+    def __init__(self, detail: str, code: str | None = None, headers: dict[str, str] | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.code = code or type(self).code
+        self.headers = headers or {}
+
+
+class BadRequest(ServiceError):
+    status = HTTPStatus.BAD_REQUEST
+    code = "bad_request"
+
+
+class PayloadTooLarge(ServiceError):
+    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+    code = "body_too_large"
+
+
+class UnsupportedMediaType(ServiceError):
+    status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+    code = "unsupported_media_type"
+
+
+class UnprocessableImage(ServiceError):
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
+    code = "corrupt_image"
+
+
+class QueueFull(ServiceError):
+    status = HTTPStatus.TOO_MANY_REQUESTS
+    code = "queue_full"
+
+    def __init__(self) -> None:
+        super().__init__("too many images are waiting: come back in a second", headers={"Retry-After": "1"})
+
+
+class InferenceFailed(ServiceError):
+    code = "inference_failed"
+
+
+class NotReady(ServiceError):
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    code = "not_ready"
+
+
+class DeadlineExceeded(ServiceError):
+    status = HTTPStatus.GATEWAY_TIMEOUT
+    code = "deadline_exceeded"
+
+
+def image_refused(error: ImageError) -> ServiceError:
+    """The refusal of a request whose only image cannot become pixels."""
+    kind = PayloadTooLarge if error.code == "too_many_pixels" else UnprocessableImage
+    return kind(error.detail, error.code)
+
+
+async def render_error(request: Request, error: Exception) -> Response:
+    """The one place where an error becomes a response: ours, Starlette's own (404, 405), or one nobody expected."""
+    if isinstance(error, HTTPException):
+        status, headers = HTTPStatus(error.status_code), dict(error.headers or {})
+        code, detail = status.name.lower(), f"{request.method} {request.url.path}: {status.description or error.detail}"
+    elif isinstance(error, ServiceError):
+        status, headers, code, detail = error.status, error.headers, error.code, error.detail
+    else:
+        status, headers, code = HTTPStatus.INTERNAL_SERVER_ERROR, {}, ServiceError.code
+        detail = "the service failed on this request; its log has the reason under this request id"
+    problem = {
+        "type": "about:blank",
+        "title": status.phrase,
+        "status": int(status),
+        "code": code,
+        "detail": detail,
+        "request_id": request.state.request_id,
+    }
+    return Response(orjson.dumps(problem), int(status), headers, media_type="application/problem+json")

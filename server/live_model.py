@@ -1,0 +1,89 @@
+"""The classifier that a worker answers with, kept in step with its checkpoint on disk."""
+
+import logging
+import time
+from pathlib import Path
+
+import torch
+
+from models.card import ModelCard
+from models.checkpoint import CheckpointError, card_path, load
+from models.classifier import Classifier
+from models.pixels import Pixels
+from server.wire import Probabilities
+
+_RELOAD_EVERY_S = 0.5
+
+log = logging.getLogger(__name__)
+
+
+class LiveModel:
+    """The classifier that answers now. A changed checkpoint takes its place once it has shown that it works."""
+
+    def __init__(self, checkpoint: Path, device: str, threads: int) -> None:
+        """Raises CheckpointError. `threads` is how many cores one forward pass on the CPU may take."""
+        torch.set_num_threads(threads)
+        self._checkpoint = checkpoint
+        self._device = _usable(device)
+        self._files = self._stat_files()
+        self._classifier = self._load()
+
+    @property
+    def card(self) -> ModelCard:
+        return self._classifier.card
+
+    def predict(self, pixels: Pixels) -> tuple[Probabilities, ModelCard]:
+        """uint8 [N, H, W, 3] → float32 [N, C] and the card of the one model that made all of them."""
+        classifier = self._classifier  # read once: another may take its place meanwhile
+        with torch.inference_mode():
+            return classifier(torch.tensor(pixels, device=self._device)).cpu().numpy(), classifier.card
+
+    def follow_checkpoint(self) -> None:
+        """Runs for ever: looks at the files, and takes over what has changed. What cannot be served is logged."""
+        while True:
+            time.sleep(_RELOAD_EVERY_S)
+            files = self._stat_files()
+            if files == self._files:
+                continue
+            self._files = files
+            try:
+                classifier = self._load()
+                if classifier.card.input_size != self.card.input_size:
+                    raise CheckpointError(f"{self._checkpoint} takes another input size: restart to serve it")
+            except CheckpointError as error:
+                log.error("still serving %s: %s", self.card.version, error)
+                continue
+            if classifier.card != self.card:
+                log.info("now serving %s in place of %s", classifier.card.version, self.card.version)
+                self._classifier = classifier
+
+    def _load(self) -> Classifier:
+        classifier = load(self._checkpoint).to(self._device)
+        size = classifier.card.input_size
+        try:
+            with torch.inference_mode():
+                canary = classifier(torch.zeros(2, size, size, 3, dtype=torch.uint8, device=self._device))
+        except RuntimeError as error:
+            raise CheckpointError(f"{self._checkpoint} fails on a picture of {size}×{size}: {error}") from None
+        if canary.shape != (2, len(classifier.card.classes)) or not canary.isfinite().all():
+            raise CheckpointError(
+                f"{self._checkpoint} does not answer a picture with {len(classifier.card.classes)} probabilities"
+            )
+        return classifier
+
+    def _stat_files(self) -> list[tuple[int, int, int] | None]:
+        stats: list[tuple[int, int, int] | None] = []
+        for path in (self._checkpoint, card_path(self._checkpoint)):
+            try:
+                stat = path.stat()
+                stats.append((stat.st_ino, stat.st_size, stat.st_mtime_ns))
+            except OSError:
+                stats.append(None)
+        return stats
+
+
+def _usable(device: str) -> torch.device:
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        log.warning("this machine has an NVIDIA driver, but this torch cannot use it: serving on the CPU")
+        return torch.device("cpu")
+    return torch.device(device)

@@ -1,0 +1,97 @@
+"""Reads the three forms of a /predict request: one raw image, multipart files, JSON with base64."""
+
+import base64
+import binascii
+from dataclasses import dataclass
+
+import orjson
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException
+from starlette.requests import Request
+
+from models.pixels import ImageError
+from server.errors import BadRequest, PayloadTooLarge, UnsupportedMediaType
+from server.settings import Settings
+
+DEFAULT_TOP_K = 3
+# curl calls every --data-binary a form; we take no forms of that kind, so it is an image.
+_ANY_BYTES = ("", "application/octet-stream", "application/x-www-form-urlencoded")
+_JSON_HELP = 'send {"images": ["<base64>", ...]}'
+
+
+@dataclass(frozen=True, slots=True)
+class PredictRequest:
+    """Encoded images (or why one is none already), whether the answer is a list, and how many classes it names."""
+
+    images: list[bytes | ImageError]
+    many: bool
+    top_k: int
+
+
+async def read_predict_request(request: Request, settings: Settings) -> PredictRequest:
+    """Raises BadRequest, PayloadTooLarge or UnsupportedMediaType."""
+    top_k = _read_top_k(request)
+    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if content_type == "application/json":
+        return PredictRequest(_read_json(await request.body(), settings.max_images), True, top_k)
+    if content_type == "multipart/form-data":
+        return PredictRequest(await _read_multipart(request, settings.max_images), True, top_k)
+    if content_type.startswith("image/") or content_type in _ANY_BYTES:
+        return PredictRequest([await request.body()], False, top_k)
+    raise UnsupportedMediaType(
+        f"{content_type} is not taken: send an image as the body (image/*), files as multipart/form-data, "
+        "or base64 in application/json"
+    )
+
+
+def _read_top_k(request: Request) -> int:
+    if not request.scope["query_string"]:
+        return DEFAULT_TOP_K
+    text = request.query_params.get("top_k", str(DEFAULT_TOP_K))
+    if not text.isdecimal() or int(text) < 1:
+        raise BadRequest(f"top_k must be a whole number from 1, not {text!r}")
+    return int(text)
+
+
+def _read_json(body: bytes, max_images: int) -> list[bytes | ImageError]:
+    try:
+        document = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise BadRequest(f"the body is not JSON ({error}): {_JSON_HELP}") from None
+    encoded = document.get("images") if isinstance(document, dict) else None
+    if not isinstance(encoded, list) or not all(isinstance(image, str) for image in encoded):
+        raise BadRequest(f'the JSON has no list of strings under "images": {_JSON_HELP}')
+    _check_count(len(encoded), max_images)
+    return [_read_base64(image) for image in encoded]
+
+
+def _read_base64(text: str) -> bytes | ImageError:
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        return ImageError("not_base64", "this string is not base64")
+
+
+async def _read_multipart(request: Request, max_images: int) -> list[bytes | ImageError]:
+    try:
+        async with request.form(max_files=max_images, max_fields=max_images) as form:
+            images = [await part.read() for _, part in form.multi_items() if isinstance(part, UploadFile)]
+    except (HTTPException, MultiPartException) as error:
+        detail = error.detail if isinstance(error, HTTPException) else error.message
+        if detail.startswith("Too many"):
+            raise _too_many(max_images) from None
+        raise BadRequest(f"the multipart body cannot be read: {detail}") from None
+    _check_count(len(images), max_images)
+    return list(images)
+
+
+def _check_count(images: int, max_images: int) -> None:
+    if images == 0:
+        raise BadRequest("there is no image in the request: send at least one file", "no_images")
+    if images > max_images:
+        raise _too_many(max_images)
+
+
+def _too_many(max_images: int) -> PayloadTooLarge:
+    return PayloadTooLarge(f"more than {max_images} images in one request: split it", "too_many_images")

@@ -1,0 +1,101 @@
+"""The HTTP contract in types: what OpenAPI documents. The routes write the same shapes by hand."""
+
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+
+class ClassProbability(BaseModel):
+    label: str = Field(examples=["cat"])
+    class_id: int = Field(examples=[3])
+    probability: float = Field(ge=0, le=1, examples=[0.91])
+
+
+class Model(BaseModel):
+    name: str = Field(examples=["cifar_net"])
+    version: str = Field(description="the first 12 hex digits of the weights' SHA-256", examples=["1a2b3c4d5e6f"])
+
+
+class ImagePrediction(BaseModel):
+    label: str = Field(description="the most probable class", examples=["cat"])
+    class_id: int = Field(examples=[3])
+    confidence: float = Field(description="its probability", ge=0, le=1, examples=[0.91])
+    top: list[ClassProbability] = Field(description="the `top_k` most probable classes, best first")
+
+
+class Prediction(ImagePrediction):
+    model: Model
+
+
+class ImageProblem(BaseModel):
+    code: str = Field(examples=["not_an_image"])
+    detail: str
+
+
+class RefusedImage(BaseModel):
+    error: ImageProblem
+
+
+class Predictions(BaseModel):
+    predictions: list[ImagePrediction | RefusedImage] = Field(description="one for each image, in the order sent")
+    model: Model
+
+
+class Problem(BaseModel):
+    """RFC 9457 problem details; the media type is application/problem+json."""
+
+    type: str = Field(examples=["about:blank"])
+    title: str = Field(examples=["Unprocessable Entity"])
+    status: int = Field(examples=[422])
+    code: str = Field(description="stable, for programs", examples=["not_an_image"])
+    detail: str = Field(description="a sentence, for people")
+    request_id: str
+
+
+class Health(BaseModel):
+    status: str = Field(examples=["ready"])
+
+
+_PNG_PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5ErkJggg=="
+
+PREDICT_OPENAPI: dict[str, Any] = {
+    "parameters": [
+        {
+            "name": "top_k",
+            "in": "query",
+            "description": "how many classes to name; more than there are names all",
+            "schema": {"type": "integer", "minimum": 1, "default": 3},
+        }
+    ],
+    "requestBody": {
+        "required": True,
+        "description": "One image (answered with one prediction), or many (answered with a list).",
+        "content": {
+            "image/*": {"schema": {"type": "string", "format": "binary"}},
+            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["files"],
+                    "properties": {
+                        "files": {"type": "array", "minItems": 1, "items": {"type": "string", "format": "binary"}}
+                    },
+                }
+            },
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "required": ["images"],
+                    "properties": {
+                        "images": {
+                            "type": "array",
+                            "minItems": 1,
+                            "items": {"type": "string", "contentEncoding": "base64"},
+                        }
+                    },
+                },
+                "example": {"images": [_PNG_PIXEL]},
+            },
+        },
+    },
+}

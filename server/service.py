@@ -1,0 +1,96 @@
+"""What the service does, without HTTP: encoded images in, their probabilities or refusals out."""
+
+import asyncio
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from models.card import ModelCard
+from models.pixels import ImageError, Pixels, decode
+from server.batcher import Batcher
+from server.engine import Engine, Predictions
+from server.errors import DeadlineExceeded, NotReady
+from server.settings import Settings, cores
+from server.wire import Probabilities
+
+# Up to here a picture decodes in some 100 µs, about what a thread costs; above, it would hold up the others.
+_DECODE_INLINE_BYTES = 8 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Classified:
+    """For every image, in the order given, a row of probabilities (float32 [C]) or why there is none; and one model."""
+
+    images: list[Probabilities | ImageError]
+    card: ModelCard
+
+
+class Service:
+    """Decodes, batches and infers, within a deadline."""
+
+    def __init__(self, settings: Settings, engine: Engine) -> None:
+        self._settings = settings
+        self._engine = engine
+        self._batcher = Batcher(engine, settings.max_batch_size, settings.max_waiting_images)
+        self._decoders = ThreadPoolExecutor(max_workers=cores(), thread_name_prefix="decode")
+
+    @property
+    def card(self) -> ModelCard:
+        """Of the model that answers now. Raises NotReady."""
+        if self._engine.card is None:
+            raise NotReady("no model is ready yet: ask again in a moment")
+        return self._engine.card
+
+    def check_room(self) -> None:
+        """Raises QueueFull where more images wait than may, NotReady before there is a model."""
+        self._batcher.check_room()
+        _ = self.card
+
+    async def classify(self, images: Sequence[bytes]) -> Classified:
+        """Encoded images → Classified. Raises QueueFull, NotReady, DeadlineExceeded, InferenceFailed."""
+        self.check_room()
+        try:
+            async with asyncio.timeout(self._settings.deadline_s):
+                return await self._classify(images)
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"no answer within {self._settings.deadline_s:g} s: the service is overloaded"
+            ) from None
+
+    async def _classify(self, images: Sequence[bytes]) -> Classified:
+        step = self._batcher.max_batch_size
+        groups = [images[start : start + step] for start in range(0, len(images), step)]
+        while True:
+            answers = await asyncio.gather(*map(self._classify_group, groups))
+            versions = {predictions.card.version for _, predictions in answers if predictions}
+            if len(versions) <= 1:
+                break  # else the model changed on the way, and no answer mixes two
+        cards = [predictions.card for _, predictions in answers if predictions]
+        return Classified(
+            [image for decoded, predictions in answers for image in _rows(decoded, predictions)],
+            cards[0] if cards else self.card,
+        )
+
+    async def _classify_group(self, images: Sequence[bytes]) -> tuple[list[Pixels | ImageError], Predictions | None]:
+        if len(images) == 1 and len(images[0]) <= _DECODE_INLINE_BYTES:
+            decoded = self._decode(images)
+        else:
+            decoded = await asyncio.get_running_loop().run_in_executor(self._decoders, self._decode, images)
+        pixels = [image for image in decoded if not isinstance(image, ImageError)]
+        return decoded, await self._batcher.infer(np.stack(pixels)) if pixels else None
+
+    def _decode(self, images: Sequence[bytes]) -> list[Pixels | ImageError]:
+        decoded: list[Pixels | ImageError] = []
+        for image in images:
+            try:
+                decoded.append(decode(image, self.card.input_size, self._settings.max_image_pixels))
+            except ImageError as error:
+                decoded.append(error)
+        return decoded
+
+
+def _rows(decoded: list[Pixels | ImageError], predictions: Predictions | None) -> list[Probabilities | ImageError]:
+    rows = iter(predictions.probabilities if predictions else ())
+    return [image if isinstance(image, ImageError) else next(rows) for image in decoded]

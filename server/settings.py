@@ -1,0 +1,75 @@
+"""Every setting of the service: one field makes the environment variable, the command-line flag and its help.
+
+`--max-batch-size 128` and `CIFAR_MAX_BATCH_SIZE=128` say the same; the flag wins.
+"""
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+# The working directory's own checkpoint comes before the one that ships in the package.
+LOCAL_CHECKPOINT = Path("cifar_net.pth")
+PRETRAINED_CHECKPOINT = Path(__file__).parents[1] / "models" / "pretrained" / "cifar_net.pth"
+
+
+class Settings(BaseSettings):
+    """Serve a checkpoint over HTTP: POST /predict takes an image and answers its class."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="CIFAR_", cli_prog_name="cifar-serve", cli_kebab_case=True, cli_implicit_flags=True, frozen=True
+    )
+
+    checkpoint: Path | None = Field(
+        None, description="weights to serve, a state_dict (default: cifar_net.pth here, else the one shipped)"
+    )
+    host: Literal["127.0.0.1", "0.0.0.0", "::"] = Field("127.0.0.1", description="address to listen on")  # noqa: S104
+    port: int = Field(8000, ge=1024, le=65535, description="port to listen on")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where the network runs")
+    reload: bool = Field(True, description="serve a changed checkpoint without a restart")
+
+    workers: int | None = Field(None, ge=1, description="processes a device that run the network (default: by cores)")
+    http_processes: int | None = Field(None, ge=1, description="processes that answer HTTP (default: by cores)")
+    max_batch_size: int = Field(64, ge=1, description="images the network takes at once")
+    max_waiting_images: int = Field(4096, ge=1, description="images a process holds before it answers 429")
+    deadline_s: float = Field(30.0, gt=0, description="seconds until a request is answered 504")
+
+    max_body_bytes: int = Field(25 * 2**20, ge=1, description="largest request body")
+    max_image_pixels: int = Field(64_000_000, ge=1, le=89_000_000, description="largest picture, width x height")
+    max_images: int = Field(1024, ge=1, description="most images in a request")
+
+    def checkpoint_path(self) -> Path:
+        """The checkpoint to serve, absolute."""
+        default = LOCAL_CHECKPOINT if LOCAL_CHECKPOINT.exists() else PRETRAINED_CHECKPOINT
+        return (self.checkpoint or default).absolute()
+
+    @property
+    def model_name(self) -> str:
+        """What answers call the model: the checkpoint's name without its suffix."""
+        return self.checkpoint_path().stem
+
+    def worker_count(self) -> int:
+        """Processes a device that run the network: on the CPU half of the cores, on an accelerator one."""
+        return self.workers or (max(1, cores() // 2) if self.accelerator() == "cpu" else 1)
+
+    def http_process_count(self) -> int:
+        """Processes that answer HTTP and decode: the cores that the workers leave."""
+        return self.http_processes or max(1, cores() - self.worker_count())
+
+    def accelerator(self) -> Literal["cpu", "cuda", "mps"]:
+        """`cpu`, `cuda` or `mps`, found without importing torch, which only the workers do."""
+        if self.device != "auto":
+            return self.device
+        # A driver that answers is enough: a worker whose torch cannot use it falls back to the CPU.
+        from litserve.connector import check_cuda_with_nvidia_smi
+
+        if check_cuda_with_nvidia_smi() > 0:
+            return "cuda"
+        return "mps" if os.uname().sysname == "Darwin" and os.uname().machine == "arm64" else "cpu"
+
+
+def cores() -> int:
+    """The cores that this process may run on, which a container's CPU set makes fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,108 @@
+"""The worker process: loads the checkpoint, answers batches on a Unix socket, follows the checkpoint as it changes.
+
+LitServe starts it, one or more a device, and starts it again when it dies. Only the worker imports torch: the main
+process and the HTTP processes read this module too, and start faster and stay smaller without.
+"""
+
+import gc
+import logging
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from multiprocessing.connection import Connection, Listener
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import litserve
+from litserve.loops.base import LitLoop
+
+from models.card import ModelCard
+from server.wire import Kind, pack_predictions, unpack_batch
+
+if TYPE_CHECKING:
+    from server.live_model import LiveModel
+
+log = logging.getLogger(__name__)
+
+
+def socket_path(folder: Path, worker_id: int) -> Path:
+    """Where worker `worker_id` listens."""
+    return folder / f"worker-{worker_id}.sock"
+
+
+class ClassifierAPI(litserve.LitAPI):
+    """Loads the checkpoint in the worker; the batches then come through SocketLoop, not through LitServe's queue."""
+
+    def __init__(self, checkpoint: Path, sockets: Path, follow: bool, threads: int) -> None:
+        super().__init__(loop=SocketLoop())  # type: ignore[no-untyped-call]  # LitServe's __init__ has no types
+        self.checkpoint = checkpoint
+        self.sockets = sockets
+        self.follow = follow
+        self.threads = threads
+
+    def setup(self, device: str) -> None:
+        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the main process ends us in turn
+        threading.Thread(target=_end_with_parent, daemon=True).start()
+        from models.checkpoint import CheckpointError
+        from server.live_model import LiveModel
+
+        try:
+            self.model = LiveModel(self.checkpoint, device, self.threads)
+        except CheckpointError as error:
+            sys.exit(f"cifar-serve: {error}")  # the main process sees this one end, and gives up
+        if self.follow:
+            threading.Thread(target=self.model.follow_checkpoint, daemon=True).start()
+        gc.freeze()  # a full collection over torch's object graph takes about 100 ms
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent:
+        parent.join()
+        os._exit(1)
+
+
+class SocketLoop(LitLoop):
+    """Takes the place of LitServe's loop over its queue, which costs a third process and a round trip a request."""
+
+    def run(self, lit_api: litserve.LitAPI, device: str, worker_id: int, *_: Any) -> None:
+        """Serve every HTTP process that connects, each from a thread of its own; never returns."""
+        assert isinstance(lit_api, ClassifierAPI)  # noqa: S101
+        path = socket_path(lit_api.sockets, worker_id)
+        path.unlink(missing_ok=True)  # left by the worker before this one
+        one_batch_at_a_time = threading.Lock()
+        with Listener(str(path), family="AF_UNIX", backlog=128) as listener:
+            while True:
+                connection = listener.accept()
+                arguments = (connection, lit_api.model, one_batch_at_a_time)
+                threading.Thread(target=_answer, args=arguments, daemon=True).start()
+
+
+def _answer(connection: Connection, model: "LiveModel", one_batch_at_a_time: threading.Lock) -> None:
+    """One HTTP process: its batches in, their predictions out, in order; ends with the connection."""
+    card_sent = None
+    try:
+        while True:
+            if card_sent is None:
+                card_sent = _send_card(connection, model.card)
+            pixels = unpack_batch(connection.recv_bytes())
+            try:
+                with one_batch_at_a_time:
+                    probabilities, card = model.predict(pixels)
+            except RuntimeError as error:
+                log.exception("a batch of %s failed", pixels.shape)
+                connection.send_bytes(bytes([Kind.FAILURE]) + f"the network failed: {error}".encode())
+                continue
+            if card != card_sent:
+                card_sent = _send_card(connection, card)
+            connection.send_bytes(pack_predictions(probabilities))
+    except (EOFError, ConnectionError):
+        connection.close()
+
+
+def _send_card(connection: Connection, card: ModelCard) -> ModelCard:
+    connection.send_bytes(bytes([Kind.CARD]) + card.model_dump_json().encode())
+    return card
