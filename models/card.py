@@ -49,9 +49,14 @@ class ModelCard(_Section):
     mean: Rgb = Field((0.5, 0.5, 0.5), description="subtracted from each channel, on the scale 0..1")
     std: Rgb = Field((0.5, 0.5, 0.5), description="each channel is divided by it, on the scale 0..1")
     resize: str = Field("centre-square", description="how other sizes become the input: see models/pixels.py")
-    sha256: str | None = Field(None, description="of the weights' file; its first 12 digits are the version")
+    sha256: str | None = Field(None, description="of the weights' file")
     training: Training | None = None
     scores: Scores | None = None
+
+    @property
+    def version(self) -> str:
+        """The first 12 hex digits of the weights' SHA-256: what every answer of the service carries."""
+        return (self.sha256 or "")[:12]
 
     @field_validator("std")
     @classmethod

@@ -29,19 +29,14 @@ def card_path(path: Path) -> Path:
     return path.with_suffix(".json")
 
 
-def version(card: ModelCard) -> str:
-    """The first 12 hex digits of the weights' SHA-256: what every answer of the service carries."""
-    return (card.sha256 or "")[:12]
-
-
 def save(path: Path, net: torch.nn.Module, card: ModelCard) -> ModelCard:
     """Write weights and card, each whole or not at all; returns the card with the weights' SHA-256. Raises OSError."""
     buffer = io.BytesIO()
     torch.save({name: tensor.cpu() for name, tensor in net.state_dict().items()}, buffer)
     weights = buffer.getvalue()
     card = card.model_copy(update={"sha256": hashlib.sha256(weights).hexdigest()})
-    _write_atomically(path, weights)
-    _write_atomically(card_path(path), card.model_dump_json(indent=2).encode() + b"\n")
+    write_atomically(path, weights)
+    write_atomically(card_path(path), card.model_dump_json(indent=2).encode() + b"\n")
     return card
 
 
@@ -113,7 +108,7 @@ def _read_state(path: Path, weights: bytes) -> dict[str, torch.Tensor]:
     return state
 
 
-def _write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes) -> None:
     """Whatever happens, `path` holds the old content or the new: a temporary file, synced, then renamed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")

@@ -42,7 +42,9 @@ def decode(data: bytes, size: int, max_pixels: int = MAX_PIXELS) -> Pixels:
     except ImageError:
         raise
     except UnidentifiedImageError:
-        raise ImageError("not_an_image", f"not an image of a format we read ({', '.join(FORMATS)})") from None
+        raise ImageError(
+            "not_an_image", f"not an image that we read ({', '.join(FORMATS)}), or cut off in its header"
+        ) from None
     except Image.DecompressionBombError:
         raise ImageError("too_many_pixels", f"the picture has more than {max_pixels:,} pixels") from None
     except Exception as error:  # Pillow's plugins answer damage with whatever their parser meets: struct.error, ...

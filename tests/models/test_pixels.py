@@ -1,0 +1,142 @@
+"""Every picture that people send becomes the same 32×32 RGB pixels, or a clear refusal."""
+
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from models.pixels import ImageError, Pixels, decode
+
+RED, BLUE = (220, 30, 40), (30, 40, 220)
+
+
+def encode(image: Image.Image, image_format: str = "PNG", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, image_format, **options)
+    return buffer.getvalue()
+
+
+def two_halves(width: int = 64, height: int = 64) -> Image.Image:
+    """Red on the left, blue on the right."""
+    image = Image.new("RGB", (width, height), RED)
+    image.paste(BLUE, (width // 2, 0, width, height))
+    return image
+
+
+def assert_about(pixels: Pixels, colour: tuple[int, int, int], tolerance: int = 12) -> None:
+    assert np.abs(pixels.astype(int) - colour).max() <= tolerance
+
+
+def test_a_picture_of_the_right_size_passes_untouched() -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    assert (decode(encode(Image.fromarray(noise)), 32) == noise).all()
+
+
+def test_a_small_jpeg_is_what_pillow_decodes() -> None:
+    jpeg = encode(two_halves(32, 32), "JPEG", quality=75)
+    assert (decode(jpeg, 32) == np.asarray(Image.open(io.BytesIO(jpeg)))).all()
+
+
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM"])
+def test_every_format_gives_the_same_picture(image_format: str) -> None:
+    pixels = decode(encode(two_halves(), image_format), 32)
+    assert pixels.shape == (32, 32, 3)
+    assert pixels.dtype == np.uint8
+    assert_about(pixels[:, :14], RED)
+    assert_about(pixels[:, 18:], BLUE)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGBA", "CMYK", "YCbCr", "I;16", "I", "F"])
+def test_every_mode_becomes_rgb(mode: str) -> None:
+    image = Image.new("L", (40, 40), 255)
+    converted = Image.fromarray(np.full((40, 40), 65535, np.uint16)) if mode == "I;16" else image.convert(mode)
+    if mode == "I":
+        converted = Image.fromarray(np.full((40, 40), 65535, np.int32))
+    container = (
+        "PNG" if mode in ("1", "L", "P", "LA", "RGBA", "I;16") else "JPEG" if mode in ("CMYK", "YCbCr") else "TIFF"
+    )
+    assert_about(decode(encode(converted, container), 32), (255, 255, 255), tolerance=3)
+
+
+def test_sixteen_bit_grey_is_scaled_not_clipped() -> None:
+    half = Image.fromarray(np.full((40, 40), 32768, np.uint16))
+    assert_about(decode(encode(half), 32), (128, 128, 128), tolerance=1)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_transparency_lies_over_white(mode: str) -> None:
+    clear = Image.new("RGBA", (40, 40), (0, 0, 0, 0))
+    image = clear.convert(mode) if mode != "P" else clear.quantize()
+    assert_about(decode(encode(image), 32), (255, 255, 255))
+
+
+def test_a_photo_is_turned_upright_by_its_exif_orientation() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: the left of the file is the top of the scene
+    pixels = decode(encode(two_halves(), "JPEG", exif=exif, quality=95), 32)
+    assert_about(pixels[:12], RED)
+    assert_about(pixels[20:], BLUE)
+
+
+def test_the_centre_square_counts() -> None:
+    wide = Image.new("RGB", (300, 100), BLUE)
+    wide.paste(RED, (100, 0, 200, 100))
+    assert_about(decode(encode(wide), 32)[:, 1:-1], RED)
+
+
+def test_the_first_frame_of_an_animation_counts() -> None:
+    frames = [Image.new("RGB", (40, 40), colour) for colour in (RED, BLUE)]
+    assert_about(decode(encode(frames[0], "GIF", save_all=True, append_images=frames[1:]), 32), RED)
+
+
+def test_a_large_photo_scaled_by_the_jpeg_decoder_stays_the_same_picture() -> None:
+    gradient = np.linspace(0, 255, 1600, dtype=np.uint8)
+    photo = Image.fromarray(np.stack([np.tile(gradient, (1200, 1))] * 3, axis=2))
+    scaled = decode(encode(photo, "JPEG", quality=95), 32)
+    exact = decode(encode(photo), 32)
+    assert np.abs(scaled.astype(int) - exact).max() <= 4
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2000, 1), (1, 2000), (31, 33)])
+def test_odd_sizes_are_taken(size: tuple[int, int]) -> None:
+    assert_about(decode(encode(Image.new("RGB", size, RED)), 32), RED, tolerance=1)
+
+
+def png_chunk(name: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that promises a size and ends there."""
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + png_chunk(b"IDAT", b"")
+
+
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [
+        (b"", "empty"),
+        (b"hello, world", "not_an_image"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not_an_image"),
+        (encode(two_halves(), "JPEG")[:-200], "corrupt_image"),
+        (encode(two_halves())[:60], "corrupt_image"),
+        (png_header(40_000, 40_000), "too_many_pixels"),
+        (png_header(9_000, 9_000), "too_many_pixels"),
+    ],
+    ids=["empty", "text", "eps", "cut-jpeg", "cut-png", "bomb", "over-our-limit"],
+)
+def test_what_is_no_picture_is_refused_with_its_code(data: bytes, code: str) -> None:
+    with pytest.raises(ImageError) as refusal:
+        decode(data, 32)
+    assert refusal.value.code == code
+    assert refusal.value.detail
+
+
+def test_real_images_pass_untouched(cifar_data: Path) -> None:
+    for path in sorted((cifar_data / "test" / "cat").iterdir())[:100]:
+        with Image.open(path) as image:
+            assert (decode(path.read_bytes(), 32) == np.asarray(image)).all()
