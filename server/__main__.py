@@ -4,6 +4,7 @@ $ cifar-serve --port 8000
 $ curl --data-binary @cat.jpg localhost:8000/predict
 """
 
+import ctypes
 import importlib.util
 import logging
 import multiprocessing
@@ -79,6 +80,7 @@ def serve(settings: "Settings") -> int:
             sys.exit(0)  # an HTTP process that has drained: uvicorn repeats the signal when it is done
         raise KeyboardInterrupt  # what LitServe takes as the word to stop
 
+    os.register_at_fork(after_in_child=_end_with_parent)
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
     with tempfile.TemporaryDirectory(prefix="cifar-") as sockets:
@@ -100,6 +102,13 @@ def serve(settings: "Settings") -> int:
             for child in multiprocessing.active_children():
                 child.terminate()
     return 0
+
+
+def _end_with_parent() -> None:
+    """Linux sends SIGTERM to this forked process when its parent dies, were it by kill -9; elsewhere it would stay."""
+    if sys.platform == "linux":
+        set_parent_death_signal = 1  # PR_SET_PDEATHSIG
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
 
 
 if __name__ == "__main__":

@@ -7,11 +7,9 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-# The working directory's own checkpoint comes before the one that ships in the package.
-LOCAL_CHECKPOINT = Path("cifar_net.pth")
 PRETRAINED_CHECKPOINT = Path(__file__).parents[1] / "models" / "pretrained" / "cifar_net.pth"
 
 
@@ -22,16 +20,16 @@ class Settings(BaseSettings):
         env_prefix="CIFAR_", cli_prog_name="cifar-serve", cli_kebab_case=True, cli_implicit_flags=True, frozen=True
     )
 
-    checkpoint: Path | None = Field(
-        None, description="weights to serve, a state_dict (default: cifar_net.pth here, else the one shipped)"
+    checkpoint: Path = Field(
+        Path("cifar_net.pth"), description="weights to serve; where the default is missing, those of the package"
     )
     host: Literal["127.0.0.1", "0.0.0.0", "::"] = Field("127.0.0.1", description="address to listen on")  # noqa: S104
-    port: int = Field(8000, ge=1024, le=65535, description="port to listen on")
+    port: int = Field(8000, ge=1024, le=65535, description="port to listen on, from 1024")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where the network runs")
     reload: bool = Field(True, description="serve a changed checkpoint without a restart")
 
-    workers: int | None = Field(None, ge=1, description="processes a device that run the network (default: by cores)")
-    http_processes: int | None = Field(None, ge=1, description="processes that answer HTTP (default: by cores)")
+    workers: PositiveInt | Literal["auto"] = Field("auto", description="processes a device that run the network")
+    http_processes: PositiveInt | Literal["auto"] = Field("auto", description="processes that answer HTTP")
     max_batch_size: int = Field(64, ge=1, description="images the network takes at once")
     max_waiting_images: int = Field(4096, ge=1, description="images a process holds before it answers 429")
     deadline_s: float = Field(30.0, gt=0, description="seconds until a request is answered 504")
@@ -42,8 +40,8 @@ class Settings(BaseSettings):
 
     def checkpoint_path(self) -> Path:
         """The checkpoint to serve, absolute."""
-        default = LOCAL_CHECKPOINT if LOCAL_CHECKPOINT.exists() else PRETRAINED_CHECKPOINT
-        return (self.checkpoint or default).absolute()
+        asked_for = "checkpoint" in self.model_fields_set
+        return self.checkpoint.absolute() if asked_for or self.checkpoint.exists() else PRETRAINED_CHECKPOINT
 
     @property
     def model_name(self) -> str:
@@ -52,11 +50,13 @@ class Settings(BaseSettings):
 
     def worker_count(self) -> int:
         """Processes a device that run the network: on the CPU half of the cores, on an accelerator one."""
-        return self.workers or (max(1, cores() // 2) if self.accelerator() == "cpu" else 1)
+        if self.workers != "auto":
+            return self.workers
+        return max(1, cores() // 2) if self.accelerator() == "cpu" else 1
 
     def http_process_count(self) -> int:
         """Processes that answer HTTP and decode: the cores that the workers leave."""
-        return self.http_processes or max(1, cores() - self.worker_count())
+        return max(1, cores() - self.worker_count()) if self.http_processes == "auto" else self.http_processes
 
     def accelerator(self) -> Literal["cpu", "cuda", "mps"]:
         """`cpu`, `cuda` or `mps`, found without importing torch, which only the workers do."""

@@ -5,21 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from PIL import Image, ImageDraw
+
+from tests.pictures import draw_shape
 
 Draw = Callable[..., Path]
-
-
-def draw_shape(shape: str, number: int, size: tuple[int, int] = (48, 40)) -> Image.Image:
-    """A picture of a `circle` or a `square`: each number another place and other colours, the classes easy to tell."""
-    image = Image.new("RGB", size, (30 + number * 7 % 60, 40, 60 + number * 11 % 60))
-    x, y = 4 + number * 5 % 16, 3 + number * 3 % 12
-    draw = ImageDraw.Draw(image)
-    if shape == "circle":
-        draw.ellipse((x, y, x + 22, y + 22), fill=(230, 120 + number % 50, 40))
-    else:
-        draw.rectangle((x, y, x + 22, y + 22), fill=(40, 130 + number % 50, 230))
-    return image
 
 
 @pytest.fixture

@@ -1,0 +1,141 @@
+"""The service from its start to its end: what keeps it from starting, what it survives, how it stops."""
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+import torch
+
+from models.architectures.net import Net
+from tests.integration.conftest import StartService
+from tests.integration.running import RunningService, run_command, save_net
+from tests.pictures import draw_shape
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> bytes:
+    draw_shape("circle", 1).save(tmp_path / "picture.png")
+    return (tmp_path / "picture.png").read_bytes()
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float = 30) -> None:
+    give_up_at = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < give_up_at, "it did not come about in time"
+        time.sleep(0.02)
+
+
+def processes(service: RunningService) -> dict[int, str]:
+    """The processes of the service, by their ids: their command lines."""
+    main = psutil.Process(service.process.pid)
+    return {process.pid: " ".join(process.cmdline()) for process in [main, *main.children(recursive=True)]}
+
+
+def still_there(family: dict[int, str]) -> list[str]:
+    return [args for pid, args in family.items() if psutil.pid_exists(pid)]
+
+
+def worker_of(service: RunningService) -> int:
+    (pid,) = (pid for pid, args in processes(service).items() if "spawn_main" in args)
+    return pid
+
+
+def damaged(folder: Path) -> Path:
+    (folder / "net.pth").write_bytes(b"damaged")
+    return folder / "net.pth"
+
+
+def of_another_architecture(folder: Path) -> Path:
+    torch.save(torch.nn.Linear(2, 2).state_dict(), folder / "net.pth")
+    return folder / "net.pth"
+
+
+@pytest.mark.parametrize(
+    ("make_checkpoint", "says"),
+    [
+        (lambda folder: folder / "none.pth", "there is no checkpoint at"),
+        (damaged, "is damaged or not a checkpoint"),
+        (of_another_architecture, "does not fit the architecture 'net'"),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_served_is_one_sentence_and_exit_code_1(
+    tmp_path: Path, make_checkpoint: Callable[[Path], Path], says: str
+) -> None:
+    result = run_command("cifar-serve", "--checkpoint", str(make_checkpoint(tmp_path)), cwd=tmp_path)
+    assert result.returncode == 1
+    assert says in result.stderr
+    assert "Traceback" not in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_a_port_in_use_is_one_sentence_and_exit_code_1(tmp_path: Path, checkpoint: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        result = run_command("cifar-serve", "--port", port, "--checkpoint", str(checkpoint), cwd=tmp_path)
+    assert result.returncode == 1
+    assert f"cannot listen on 127.0.0.1 port {port} (Address already in use)" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_a_literal_tutorial_checkpoint_without_a_card_is_served(
+    start: StartService, tmp_path: Path, picture: bytes
+) -> None:
+    net = Net()
+    torch.save(net.state_dict(), tmp_path / "cifar_net.pth")
+    service = start("--checkpoint", str(tmp_path / "cifar_net.pth"))
+    answer = httpx.post(f"{service.url}/predict?top_k=10", content=picture).json()
+    assert {"airplane", "truck"} < {entry["label"] for entry in answer["top"]}
+    assert service.stop() == 0
+
+
+def test_it_lives_through_a_killed_worker_and_a_retrained_checkpoint(
+    start: StartService, tmp_path: Path, picture: bytes
+) -> None:
+    path = tmp_path / "net.pth"
+    first = save_net(path, seed=1, classes=("cat", "dog"))
+    service = start("--checkpoint", str(path))
+
+    def version() -> str:
+        answer = httpx.post(f"{service.url}/predict", content=picture, timeout=60).raise_for_status()
+        served: str = answer.json()["model"]["version"]
+        return served
+
+    assert version() == first.version
+    os.kill(worker_of(service), signal.SIGKILL)
+    assert version() == first.version, "the request waits for the worker that takes the dead one's place"
+
+    second = save_net(path, seed=2, classes=("cat", "dog", "ship"))
+    wait_until(lambda: version() == second.version)
+    everything = httpx.post(f"{service.url}/predict?top_k=9", content=picture).json()["top"]
+    assert {entry["label"] for entry in everything} == {"cat", "dog", "ship"}
+
+    path.write_bytes(b"damaged")
+    wait_until(lambda: "is damaged" in service.log.read_text())
+    assert version() == second.version
+
+    family = processes(service)
+    assert len(family) >= 4, "main, manager, worker, HTTP process"
+    assert service.stop() == 0
+    assert not still_there(family)
+
+
+def test_no_child_outlives_a_killed_main_process(start: StartService, checkpoint: Path) -> None:
+    service = start("--checkpoint", str(checkpoint))
+    family = processes(service)
+    service.process.kill()
+    service.process.wait()
+    wait_until(lambda: not still_there(family), timeout_s=10)
+
+
+def test_ctrl_c_ends_it_quietly(start: StartService, checkpoint: Path, picture: bytes) -> None:
+    service = start("--checkpoint", str(checkpoint))
+    for pid in processes(service):
+        os.kill(pid, signal.SIGINT)  # as a terminal does: to the whole foreground group
+    assert service.process.wait(timeout=30) == 0
+    assert "Traceback" not in service.log.read_text()

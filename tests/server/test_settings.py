@@ -1,0 +1,51 @@
+"""One field is the flag, the environment variable and the help; a wrong value is one sentence and exit code 2."""
+
+from pathlib import Path
+
+import pytest
+
+from server.__main__ import main, read_settings
+from server.settings import PRETRAINED_CHECKPOINT
+
+
+def test_a_flag_comes_before_the_environment_which_comes_before_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CIFAR_PORT", "9001")
+    monkeypatch.setenv("CIFAR_MAX_BATCH_SIZE", "16")
+    settings = read_settings(["--max-batch-size", "32"])
+    assert (settings.port, settings.max_batch_size, settings.max_images) == (9001, 32, 1024)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--port", "80"], "--port (CIFAR_PORT): Input should be greater than or equal to 1024, not '80'"),
+        (["--deadline-s", "soon"], "--deadline-s (CIFAR_DEADLINE_S): Input should be a valid number"),
+        (["--host", "example.org"], "--host (CIFAR_HOST): Input should be '127.0.0.1', '0.0.0.0' or '::'"),
+        (["--colour", "red"], "--colour"),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_flag(
+    arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(arguments)
+    assert exit_.value.code == 2
+    assert says in capsys.readouterr().err
+
+
+def test_the_working_directorys_checkpoint_comes_before_the_shipped_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert read_settings([]).checkpoint_path() == PRETRAINED_CHECKPOINT
+    (tmp_path / "cifar_net.pth").touch()
+    assert read_settings([]).checkpoint_path() == tmp_path / "cifar_net.pth"
+
+
+def test_help_fits_a_screen_and_names_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(["--help"])
+    assert exit_.value.code == 0
+    text = capsys.readouterr().out
+    assert len(text.splitlines()) <= 50
+    assert "--max-body-bytes" in text
