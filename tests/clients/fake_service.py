@@ -6,6 +6,7 @@ An image's class is the red value of its first pixel, so that tests can say what
 import base64
 import io
 import json
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -74,6 +75,7 @@ class FakeService:
         self.files: dict[str, bytes] = {}  # what GET finds
         self.asked: list[Asked] = []
         self.over = threading.Event()
+        self._first_came = threading.Event()
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.fake = self
         self.url = f"http://127.0.0.1:{self._server.server_port}"
@@ -88,8 +90,12 @@ class FakeService:
         self._thread.join()
         self._server.server_close()
 
+    def wait_until_asked(self) -> None:
+        assert self._first_came.wait(10)
+
     def answer(self, asked: Asked) -> Reply | Drop | Silence:
         self.asked.append(asked)
+        self._first_came.set()
         if self.script:
             return self.script.popleft()
         if len(asked.body) > self.max_body_bytes:
@@ -126,6 +132,11 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 64
     fake: FakeService
 
+    def handle_error(self, *_: object) -> None:
+        """A client that has hung up is no error here."""
+        if not isinstance(sys.exception(), ConnectionError):
+            raise
+
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
@@ -134,7 +145,10 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
 
     def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
+        length = int(self.headers["Content-Length"])
+        body = self.rfile.read(length)
+        if len(body) < length:  # the client has hung up
+            return
         query = parse_qs(urlsplit(self.path).query)
         asked = Asked({k.lower(): v for k, v in self.headers.items()}, body, int(query["top_k"][0]))
         reply = self.server.fake.answer(asked)

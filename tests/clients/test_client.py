@@ -124,6 +124,12 @@ def test_a_stream_without_a_readable_image_asks_the_service_nothing(service: Fak
     assert not service.asked
 
 
+@pytest.mark.parametrize("limit", ["batch_size", "concurrency"])
+def test_limits_below_1_are_the_callers_mistake(service: FakeService, ask: Ask, limit: str) -> None:
+    with pytest.raises(ValueError, match=r"must be"):
+        ask.many(service.url, [png(1)], **{limit: 0})
+
+
 def test_a_lone_bad_image_is_yielded_too(service: FakeService, ask: Ask) -> None:
     assert class_ids(ask.many(service.url, [b"text"])) == ["not_an_image"]
 
