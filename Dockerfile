@@ -5,6 +5,9 @@ ARG PYTHON=3.12
 
 FROM python:${PYTHON}-slim AS build
 ARG TORCH=locked
+# Where a proxy signs the package index with its own certificate, these name the bundle that has it.
+ARG PIP_CERT
+ARG SSL_CERT_FILE
 ENV VIRTUAL_ENV=/opt/venv UV_LINK_MODE=copy UV_COMPILE_BYTECODE=1
 WORKDIR /build
 COPY requirements.lock pyproject.toml ./

@@ -1,11 +1,12 @@
 """The services that integration tests share."""
 
+import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.integration.running import RunningService, save_net, start_service
+from tests.integration.running import RunningService, running_service, save_net
 
 StartService = Callable[..., RunningService]
 
@@ -13,16 +14,8 @@ StartService = Callable[..., RunningService]
 @pytest.fixture(scope="session")
 def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartService]:
     """Call it with flags for a service of one's own; whatever still runs at the end is stopped."""
-    started: list[RunningService] = []
-
-    def start_one(*flags: str) -> RunningService:
-        started.append(start_service(tmp_path_factory.mktemp("service"), *flags))
-        return started[-1]
-
-    yield start_one
-    for service in started:
-        if service.process.poll() is None:
-            service.stop()
+    with contextlib.ExitStack() as services:
+        yield lambda *flags: services.enter_context(running_service(tmp_path_factory.mktemp("service"), *flags))
 
 
 @pytest.fixture(scope="session")

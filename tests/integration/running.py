@@ -7,18 +7,16 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
-import pytest
 import torch
 
 from models.architectures.net import Net
 from models.card import ModelCard
 from models.checkpoint import save
-
-_START_S = 60
 
 COMMANDS = Path(sys.executable).parent
 
@@ -44,23 +42,38 @@ def free_port() -> int:
         return port
 
 
-def start_service(folder: Path, *flags: str) -> RunningService:
-    """cifar-serve with `flags`, its working directory and log in `folder`; returns when it is ready."""
+@contextlib.contextmanager
+def running_service(folder: Path, *flags: str) -> Iterator[RunningService]:
+    """cifar-serve with `flags`, its working directory and log in `folder`: ready when it is yielded, stopped after."""
     port = free_port()
-    log = folder / f"service-{port}.log"
+    url, log = f"http://127.0.0.1:{port}", folder / f"service-{port}.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
             [COMMANDS / "cifar-serve", "--port", str(port), *flags], cwd=folder, stdout=output, stderr=output
         )
-    url = f"http://127.0.0.1:{port}"
-    give_up_at = time.monotonic() + _START_S
-    while time.monotonic() < give_up_at and process.poll() is None:
-        with contextlib.suppress(httpx.TransportError):
-            if httpx.get(f"{url}/readyz").is_success:
-                return RunningService(process, url, log)
-        time.sleep(0.05)  # between looks at its readiness
-    process.kill()
-    pytest.fail(f"cifar-serve {' '.join(flags)} did not become ready:\n{log.read_text()}")
+    service = RunningService(process, url, log)
+    try:
+        wait_until(lambda: process.poll() is not None or _is_ready(url), timeout_s=60)
+        if process.poll() is not None:
+            raise RuntimeError(f"cifar-serve {' '.join(flags)} ended with {process.returncode}:\n{log.read_text()}")
+        yield service
+    finally:
+        if process.poll() is None:
+            service.stop()
+
+
+def _is_ready(url: str) -> bool:
+    with contextlib.suppress(httpx.TransportError):
+        return httpx.get(f"{url}/readyz").is_success
+    return False
+
+
+def wait_until(condition: Callable[[], bool], timeout_s: float = 30) -> None:
+    """Looks at the condition until it holds; fails the test where it does not come to hold in time."""
+    give_up_at = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < give_up_at, f"it did not come about within {timeout_s} s"
+        time.sleep(0.02)
 
 
 def save_net(path: Path, seed: int, classes: tuple[str, ...] | None = None) -> ModelCard:

@@ -3,7 +3,6 @@
 import os
 import signal
 import socket
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +13,7 @@ import torch
 
 from models.architectures.net import Net
 from tests.integration.conftest import StartService
-from tests.integration.running import RunningService, run_command, save_net
+from tests.integration.running import RunningService, run_command, save_net, wait_until
 from tests.pictures import draw_shape
 
 
@@ -22,13 +21,6 @@ from tests.pictures import draw_shape
 def picture(tmp_path: Path) -> bytes:
     draw_shape("circle", 1).save(tmp_path / "picture.png")
     return (tmp_path / "picture.png").read_bytes()
-
-
-def wait_until(condition: Callable[[], bool], timeout_s: float = 30) -> None:
-    give_up_at = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < give_up_at, "it did not come about in time"
-        time.sleep(0.02)
 
 
 def processes(service: RunningService) -> dict[int, str]:

@@ -1,0 +1,21 @@
+"""`make bench`: every benchmark in turn, or those named: make bench ARGS='training evaluation'."""
+
+import importlib
+import sys
+
+NAMES = ("training", "evaluation")
+
+
+def main() -> int:
+    names = sys.argv[1:] or NAMES
+    if unknown := set(names) - set(NAMES):
+        print(f"there is no benchmark {', '.join(sorted(unknown))}: there are {', '.join(NAMES)}", file=sys.stderr)
+        return 2
+    for name in names:
+        print(f"== {name}", flush=True)
+        importlib.import_module(f"benchmarks.{name}").main([])
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,88 @@
+"""How much faster our loop makes the tutorial's updates than the tutorial's script does, on the same data.
+
+    CIFAR_DATA=data python -m benchmarks.training
+
+The two take turns, so that a machine that slows down slows down both. The script decodes each image whenever an epoch
+comes to it; we decode all of them once, before the loop, and the table says how long that took.
+"""
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import redirect_stdout
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from benchmarks import literal_tutorial
+from models.architectures import build
+from models.card import ModelCard
+from models.classifier import Classifier
+from training.data import Data, load_folder
+from training.evaluation import evaluate
+from training.loop import train
+from training.recipe import TUTORIAL, Recipe
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.training", description="Our loop against the script's.")
+    parser.add_argument(
+        "--updates", type=int, default=3000, help="of each loop in each round, up to 12500 (%(default)s)"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="how often each loop runs; the median counts (%(default)s)"
+    )
+    parser.add_argument("--full", action="store_true", help="also train each in full once, and compare the accuracy")
+    options = parser.parse_args(argv)
+
+    started = time.perf_counter()
+    data = load_folder(Path(os.environ.get("CIFAR_DATA", "data")), size=32)
+    reading_s = time.perf_counter() - started
+
+    literal, ours = [], []
+    for number in range(options.rounds):
+        with redirect_stdout(sys.stderr):
+            literal.append(options.updates / literal_tutorial.main(options.updates))
+        ours.append(options.updates / train_ours(data, options.updates, seed=number))
+    print(f"{options.updates} updates of 4 images, median of {options.rounds} rounds ({os.cpu_count()} cores):")
+    print(f"{'loop':<18} {'updates/s':>9}  range")
+    for name, rates in (("tutorial's script", literal), ("cifar-train", ours)):
+        print(f"{name:<18} {statistics.median(rates):9.0f}  {min(rates):.0f} to {max(rates):.0f}")
+    print(f"cifar-train is {statistics.median(ours) / statistics.median(literal):.1f} times as fast,")
+    print(f"after {reading_s:.1f} s, once, for decoding {len(data.train_labels) + len(data.test_labels)} images")
+    if options.full:
+        compare_in_full(data)
+    return 0
+
+
+def train_ours(data: Data, updates: int, seed: int) -> float:
+    """The seconds of so many updates, on images drawn from all of the training images."""
+    drawn = torch.randperm(len(data.train_labels))[: updates * TUTORIAL.batch_size]
+    seconds, _ = _train(data.train_pixels[drawn], data.train_labels[drawn], replace(TUTORIAL, epochs=1), seed)
+    return seconds
+
+
+def compare_in_full(data: Data) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        literal_s = literal_tutorial.main(path=str(Path(folder) / "cifar_net.pth"))  # prints its accuracy
+    seconds, classifier = _train(data.train_pixels, data.train_labels, TUTORIAL, seed=0)
+    scores = evaluate(classifier, data.test_pixels, data.test_labels, data.name)
+    print(f"In full: tutorial's script {literal_s:.1f} s (accuracy above),")
+    print(f"cifar-train {seconds:.1f} s, {100 * scores.accuracy:.1f} % of {scores.n} test images")
+
+
+def _train(pixels: torch.Tensor, labels: torch.Tensor, recipe: Recipe, seed: int) -> tuple[float, Classifier]:
+    torch.manual_seed(seed)
+    classifier = Classifier(build(recipe.architecture, num_classes=10), ModelCard())
+    started = time.perf_counter()
+    train(classifier, pixels, labels, recipe, seed, report=lambda epoch, batch, loss: None)
+    return time.perf_counter() - started, classifier
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,213 @@
+"""What becomes of folders of images, good and bad."""
+
+import hashlib
+import pickle
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from training import data as data_module
+from training.data import load_cifar10, load_folder
+from training.errors import DataError
+
+Draw = Callable[..., Path]
+
+
+def refusal(root: Path) -> str:
+    """What load_folder says about a folder that it refuses: one line."""
+    with pytest.raises(DataError) as caught:
+        load_folder(root, 32)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_folder_with_train_and_test_keeps_its_parts(draw_folder: Draw) -> None:
+    root = draw_folder(per_class=3, splits=("train", "test"))
+    data = load_folder(root, 32)
+    assert (data.name, data.classes, data.split_here) == ("shapes", ("circle", "square"), False)
+    assert data.train_pixels.shape == data.test_pixels.shape == (6, 32, 32, 3)
+    assert data.train_pixels.dtype == torch.uint8
+    assert data.train_labels.tolist() == data.test_labels.tolist() == [0, 0, 0, 1, 1, 1]
+    assert data.train_labels.dtype == torch.int64
+    assert data.test_files == tuple(f"test/{name}/00{n}.png" for name in ("circle", "square") for n in range(3))
+
+
+def test_a_picture_of_the_networks_size_arrives_untouched(draw_folder: Draw) -> None:
+    root = draw_folder(per_class=2)
+    exact = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    Image.fromarray(exact).save(root / "circle" / "000.png")
+    data = load_folder(root, 32)
+    everything = torch.cat([data.train_pixels, data.test_pixels])
+    assert any(torch.equal(picture, torch.from_numpy(exact)) for picture in everything)
+
+
+def test_without_a_test_part_a_fifth_of_each_class_is_held_out(draw_folder: Draw) -> None:
+    data = load_folder(draw_folder(per_class=20), 32)
+    assert data.split_here
+    assert data.train_labels.tolist() == [0] * 16 + [1] * 16
+    assert data.test_labels.tolist() == [0] * 4 + [1] * 4
+    assert list(data.test_files) == sorted(data.test_files)
+    assert [name.split("/")[0] for name in data.test_files] == ["circle"] * 4 + ["square"] * 4
+
+
+def test_the_held_out_images_do_not_depend_on_file_names(draw_folder: Draw) -> None:
+    root = draw_folder(per_class=20)
+    before = load_folder(root, 32)
+    for number, path in enumerate(sorted((root / "circle").iterdir(), reverse=True)):
+        path.rename(path.with_name(f"renamed-{number:03}.png"))
+    after = load_folder(root, 32)
+    assert sorted(map(bytes, after.test_pixels.numpy())) == sorted(map(bytes, before.test_pixels.numpy()))
+    assert after.fingerprint != before.fingerprint
+
+
+def test_copies_of_a_file_stay_in_one_part(draw_folder: Draw) -> None:
+    root = draw_folder(per_class=10)
+    for path in sorted((root / "circle").iterdir()) + sorted((root / "square").iterdir()):
+        shutil.copy(path, path.with_name(f"copy-{path.name}"))
+    data = load_folder(root, 32)
+    trained = {hashlib.sha256(picture.numpy()).digest() for picture in data.train_pixels}
+    tested = {hashlib.sha256(picture.numpy()).digest() for picture in data.test_pixels}
+    assert not trained & tested
+    assert len(data.test_files) == 8  # of each class, a fifth of ten different images, twice
+
+
+def test_a_class_of_two_images_gives_one_to_each_part(draw_folder: Draw) -> None:
+    data = load_folder(draw_folder(per_class=2), 32)
+    assert data.train_labels.tolist() == data.test_labels.tolist() == [0, 1]
+
+
+def test_hidden_files_and_other_files_are_no_images_and_suffixes_have_no_case(draw_folder: Draw) -> None:
+    root = draw_folder(per_class=4)
+    for name in (".DS_Store", "._000.png", "notes.txt"):
+        (root / "circle" / name).write_text("no image")
+    (root / ".cache").mkdir()
+    (root / "circle" / "000.png").rename(root / "circle" / "000.PNG")
+    data = load_folder(root, 32)
+    assert data.classes == ("circle", "square")
+    assert len(data.train_labels) + len(data.test_labels) == 8
+
+
+def test_the_fingerprint_is_of_names_and_contents(draw_folder: Draw) -> None:
+    root = draw_folder(per_class=3)
+    before = load_folder(root, 32).fingerprint
+    assert load_folder(root, 32).fingerprint == before
+    names = sorted(path.relative_to(root).as_posix() for path in root.rglob("*.png"))
+    listing = "".join(f"{hashlib.sha256((root / name).read_bytes()).hexdigest()}  {name}\n" for name in names)
+    assert before == hashlib.sha256(listing.encode()).hexdigest()
+    with (root / "circle" / "000.png").open("ab") as file:
+        file.write(b"\0")
+    assert load_folder(root, 32).fingerprint != before
+
+
+def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    assert refusal(tmp_path / "nowhere") == f"there is no folder {tmp_path / 'nowhere'}"
+
+
+def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat.jpg").touch()
+    assert f"there are no images in {tmp_path}" in refusal(tmp_path)
+
+
+def test_a_single_class_is_refused(draw_folder: Draw) -> None:
+    root = draw_folder()
+    shutil.rmtree(root / "square")
+    assert "has only one class, circle" in refusal(root)
+
+
+def test_a_class_without_images_is_refused(draw_folder: Draw) -> None:
+    root = draw_folder()
+    (root / "triangle").mkdir()
+    assert "fill or remove triangle" in refusal(root)
+
+
+@pytest.mark.parametrize("lacking", ["train", "test"])
+def test_a_class_that_only_one_part_has_is_refused(draw_folder: Draw, lacking: str) -> None:
+    root = draw_folder(splits=("train", "test"))
+    for part in ("train", "test"):
+        shutil.copytree(root / part / "square", root / part / "triangle")
+    shutil.rmtree(root / lacking / "triangle")
+    assert "only one has: triangle" in refusal(root)
+
+
+def test_a_class_with_too_few_images_to_split_is_refused(draw_folder: Draw) -> None:
+    root = draw_folder(per_class=3)
+    (root / "lonely").mkdir()
+    Image.new("RGB", (8, 8), "red").save(root / "lonely" / "1.png")
+    shutil.copy(root / "lonely" / "1.png", root / "lonely" / "2.png")
+    assert refusal(root).endswith("each class needs two that differ, not lonely")
+
+
+def test_unreadable_images_are_counted_and_the_first_five_named(draw_folder: Draw) -> None:
+    root = draw_folder(per_class=8)
+    for number in range(6):
+        (root / "circle" / f"00{number}.png").write_bytes(b"" if number else b"text")
+    (root / "square" / "000.png").write_bytes((root / "square" / "000.png").read_bytes()[:80])
+    sentence = refusal(root)
+    assert sentence.startswith(f"7 of the 16 images in {root} cannot be read: circle/000.png (not an image")
+    assert "circle/004.png (the image is empty" in sentence
+    assert "circle/005.png" not in sentence
+    assert sentence.endswith("and 2 more. Remove or repair them")
+
+
+def test_training_on_test_images_is_refused(draw_folder: Draw) -> None:
+    root = draw_folder(per_class=8, splits=("train", "test"))
+    for number in range(4):
+        shutil.copy(root / "train" / "circle" / f"00{number}.png", root / "test" / "square" / f"leak{number}.png")
+    sentence = refusal(root)
+    assert "4 of 20 are training images too" in sentence
+    assert "test/square/leak0.png is train/circle/000.png" in sentence
+    assert "leak3" not in sentence
+
+
+@pytest.fixture
+def cifar10_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """CIFAR-10 as it is published, but for its 60 pictures of noise and hence for its checksums."""
+    from torchvision.datasets import CIFAR10
+
+    random = np.random.default_rng(0)
+    folder = tmp_path / CIFAR10.base_folder
+    folder.mkdir()
+
+    def write(name: str, content: object) -> list[str]:
+        (folder / name).write_bytes(pickle.dumps(content, protocol=2))
+        return [name, hashlib.md5((folder / name).read_bytes()).hexdigest()]
+
+    def write_batch(name: str) -> list[str]:
+        pixels = random.integers(0, 256, (10, 3 * 32 * 32), np.uint8)
+        return write(name, {"data": pixels, "labels": list(range(10)), "batch_label": name, "filenames": []})
+
+    monkeypatch.setattr(CIFAR10, "train_list", [write_batch(f"data_batch_{number}") for number in range(1, 6)])
+    monkeypatch.setattr(CIFAR10, "test_list", [write_batch("test_batch")])
+    names = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+    meta = CIFAR10.meta | {"md5": write("batches.meta", {"label_names": names})[1]}
+    monkeypatch.setattr(CIFAR10, "meta", meta)
+    return tmp_path
+
+
+def test_cifar10_is_read_as_published(cifar10_folder: Path) -> None:
+    data = load_cifar10(cifar10_folder)
+    assert (data.name, len(data.classes), data.split_here) == ("cifar10", 10, False)
+    assert data.train_pixels.shape == (50, 32, 32, 3)
+    assert data.test_labels.tolist() == list(range(10))
+    raw = pickle.loads((cifar10_folder / "cifar-10-batches-py" / "test_batch").read_bytes())["data"]
+    assert data.test_pixels[3, 5, 7].tolist() == raw[3].reshape(3, 32, 32)[:, 5, 7].tolist()
+
+
+def test_a_download_that_fails_is_one_sentence_and_leaves_no_half_archive(
+    cifar10_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torchvision.datasets import CIFAR10
+
+    (cifar10_folder / CIFAR10.base_folder / "test_batch").unlink()
+    monkeypatch.setattr(CIFAR10, "url", (cifar10_folder / "not-there.tar.gz").as_uri())
+    (cifar10_folder / CIFAR10.filename).write_bytes(b"half a download")
+    monkeypatch.setattr(data_module, "CIFAR10_ROOT", cifar10_folder)
+    with pytest.raises(DataError, match=r"^CIFAR-10 could not be downloaded \(.*\): try again, or .* --data DIR$"):
+        data_module.load("cifar10", 32)
+    assert not (cifar10_folder / CIFAR10.filename).exists()

@@ -1,0 +1,121 @@
+"""The loop makes the tutorial's updates, reproducibly; the scores are right."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from models.architectures import build
+from models.card import ModelCard
+from models.classifier import Classifier
+from training.evaluation import evaluate, expected_calibration_error, wilson_interval
+from training.loop import WINDOW, train
+from training.recipe import TUTORIAL
+
+PIXELS = torch.randint(0, 256, (811, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+LABELS = torch.randint(0, 10, (811,), generator=torch.Generator().manual_seed(2))
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Two threads that wait for each other make the literal loop crawl where something else is running."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def fresh_classifier() -> Classifier:
+    torch.manual_seed(0)
+    return Classifier(build("net", num_classes=10), ModelCard())
+
+
+def weights_after(seed: int) -> torch.Tensor:
+    classifier = fresh_classifier()
+    train(classifier, PIXELS, LABELS, TUTORIAL, seed, report=lambda epoch, batch, loss: None)
+    return nn.utils.parameters_to_vector(classifier.net.parameters()).detach()
+
+
+def literal_weights(seed: int) -> torch.Tensor:
+    """The tutorial's loop, transforms included, on the images in the order that `seed` gives."""
+    net = fresh_classifier().net
+    criterion = nn.CrossEntropyLoss()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.001, momentum=0.9)
+    shuffle = torch.Generator().manual_seed(seed)
+    for _ in range(2):
+        order = torch.randperm(len(LABELS), generator=shuffle)
+        for start in range(0, len(order), 4):
+            batch = order[start : start + 4]
+            inputs = (PIXELS[batch].permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5
+            optimizer.zero_grad()
+            loss = criterion(net(inputs), LABELS[batch])
+            loss.backward()
+            optimizer.step()
+    return nn.utils.parameters_to_vector(net.parameters()).detach()
+
+
+def test_the_updates_are_the_tutorials_the_last_partial_batch_included() -> None:
+    torch.testing.assert_close(weights_after(seed=3), literal_weights(seed=3), rtol=1e-4, atol=1e-6)
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
+    first = weights_after(seed=0)
+    assert torch.equal(first, weights_after(seed=0))
+    assert not torch.equal(first, weights_after(seed=1))
+
+
+def test_the_running_loss_is_the_mean_since_the_last_report() -> None:
+    def reports(every: int) -> list[tuple[int, int, float]]:
+        said: list[tuple[int, int, float]] = []
+        recipe = replace(TUTORIAL, epochs=1, report_every=every)
+        train(fresh_classifier(), PIXELS, LABELS, recipe, 0, report=lambda *line: said.append(line))
+        return said
+
+    each = reports(WINDOW)
+    assert [(epoch, batch) for epoch, batch, _ in each] == [(1, 100), (1, 200)]
+    assert each[0][2] == pytest.approx(math.log(10), abs=0.05)  # what guessing among ten classes costs
+    assert [line[2] for line in reports(2 * WINDOW)] == [pytest.approx((each[0][2] + each[1][2]) / 2)]
+
+
+def test_an_epoch_too_short_for_a_report_has_one_at_its_end() -> None:
+    said: list[tuple[int, int]] = []
+    train(
+        fresh_classifier(), PIXELS, LABELS, TUTORIAL, 0, report=lambda epoch, batch, loss: said.append((epoch, batch))
+    )
+    assert said == [(1, 203), (2, 203)]
+
+
+def test_training_leaves_pytorchs_settings_as_they_were() -> None:
+    before = (torch.get_num_threads(), torch.backends.mkldnn.enabled, torch.backends.cudnn.deterministic)
+    weights_after(seed=0)
+    assert (torch.get_num_threads(), torch.backends.mkldnn.enabled, torch.backends.cudnn.deterministic) == before
+
+
+def test_scores_count_what_the_classifier_gets_right() -> None:
+    classifier = fresh_classifier()
+    with torch.no_grad():
+        predicted = classifier(PIXELS).argmax(dim=1)
+    labels = predicted.clone()
+    labels[:10] = torch.arange(10)  # every class is there, and a known number of them wrong
+    hits = int((labels == predicted).sum())
+    scores = evaluate(classifier, PIXELS, labels, "noise")
+    assert (scores.data, scores.n, scores.accuracy) == ("noise", 811, hits / 811)
+    assert scores.interval[0] < scores.accuracy < scores.interval[1]
+    for label, name in enumerate(classifier.card.classes):
+        assert scores.per_class[name] == pytest.approx(float((predicted == labels)[labels == label].double().mean()))
+
+
+def test_wilsons_interval_is_the_published_one_and_stays_between_0_and_1() -> None:
+    assert wilson_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=1e-4)  # Newcombe 1998, table I
+    assert wilson_interval(0, 20) == pytest.approx((0, 0.1611), abs=1e-4)
+    assert wilson_interval(20, 20)[1] == 1
+
+
+def test_calibration_error_is_the_gap_between_confidence_and_accuracy() -> None:
+    confidence = torch.tensor([0.95, 0.95, 0.95, 0.95, 0.55, 0.55])
+    correct = torch.tensor([True, True, True, False, True, False])
+    expected = (4 * abs(0.95 - 0.75) + 2 * abs(0.55 - 0.5)) / 6
+    assert expected_calibration_error(confidence, correct) == pytest.approx(expected)

@@ -1,0 +1,244 @@
+"""`cifar-train` as a user meets it: what it writes, what it says, how it stops."""
+
+import os
+import pty
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from models.card import CIFAR10_CLASSES
+from models.checkpoint import load
+from models.pixels import decode
+from training.__main__ import main
+
+Draw = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def refusal(capsys: pytest.CaptureFixture[str], status: int, *arguments: str) -> str:
+    """What cifar-train says on stderr when it refuses `arguments`: one line."""
+    assert main(arguments) == status
+    sentence = capsys.readouterr().err
+    assert sentence.startswith("cifar-train: ")
+    assert sentence.count("\n") == 1
+    return sentence
+
+
+def test_a_folder_of_two_classes_trains_and_is_told_apart(
+    draw_folder: Draw, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = draw_folder(per_class=50)
+    assert main(["--data", "shapes", "--epochs", "40"]) == 0
+    classifier = load(Path("cifar_net.pth"))
+    card = classifier.card
+    assert card.classes == ("circle", "square")
+    assert card.training is not None
+    assert card.training.command == "cifar-train --data shapes --epochs 40"
+    assert (card.training.images, card.training.seed, card.training.recipe["epochs"]) == (80, 0, 40)
+
+    held_out = Path("cifar_net.held-out.txt").read_text().splitlines()
+    assert len(held_out) == 20
+    right = 0
+    for name in held_out:
+        pixels = torch.from_numpy(decode((root / name).read_bytes(), 32).copy())
+        right += card.classes[int(classifier(pixels[None]).argmax())] == name.split("/")[0]
+    assert right >= 18
+    assert card.scores is not None
+    assert (card.scores.n, card.scores.accuracy) == (20, right / 20)
+
+    said = capsys.readouterr().out
+    assert f"Accuracy of the network on the 20 test images: {100 * right / 20:.1f} %" in said
+    assert "[40,    20] loss: " in said
+    assert said.endswith(
+        "  cifar-serve\n"
+        f"  curl --data-binary @shapes/{held_out[0]} localhost:8000/predict\n"
+        "  cifar-evaluate --data shapes --files cifar_net.held-out.txt\n"
+    )
+
+
+def test_the_same_seed_gives_the_same_bytes(draw_folder: Draw) -> None:
+    draw_folder()
+    for name, seed in (("a", "7"), ("b", "7"), ("c", "8")):
+        assert main(["--data", "shapes", "--seed", seed, "--output", f"new/folder/{name}.pth"]) == 0
+    a, b, c = (Path(f"new/folder/{name}.pth").read_bytes() for name in "abc")
+    assert a == b
+    assert a != c
+
+
+def test_a_test_part_of_its_own_needs_no_list_and_removes_an_old_one(
+    draw_folder: Draw, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw_folder(splits=("train", "test"))
+    Path("other.held-out.txt").write_text("of another run\n")
+    assert main(["--data", "shapes", "--output", "other.pth"]) == 0
+    assert not Path("other.held-out.txt").exists()
+    said = capsys.readouterr().out
+    assert "  cifar-serve --checkpoint other.pth\n" in said
+    assert said.endswith("  cifar-evaluate --data shapes\n")
+
+
+class Net(nn.Module):
+    """The tutorial's, from its page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 6, 5)
+        self.pool = nn.MaxPool2d(2, 2)
+        self.conv2 = nn.Conv2d(6, 16, 5)
+        self.fc1 = nn.Linear(16 * 5 * 5, 120)
+        self.fc2 = nn.Linear(120, 84)
+        self.fc3 = nn.Linear(84, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.pool(F.relu(self.conv1(x)))
+        x = self.pool(F.relu(self.conv2(x)))
+        x = torch.flatten(x, 1)
+        x = F.relu(self.fc1(x))
+        x = F.relu(self.fc2(x))
+        return self.fc3(x)  # type: ignore[no-any-return]
+
+
+def test_the_tutorials_own_lines_load_the_checkpoint_and_score_the_same(cifar_data: Path) -> None:
+    from torchvision import transforms
+    from torchvision.datasets import ImageFolder
+
+    for part, most in (("train", 300), ("test", 50)):
+        for name in CIFAR10_CLASSES:
+            Path("some", part, name).mkdir(parents=True)
+            for path in sorted((cifar_data / part / name).iterdir())[:most]:
+                Path("some", part, name, path.name).symlink_to(path)
+    assert main(["--data", "some", "--epochs", "3"]) == 0
+
+    net = Net()
+    net.load_state_dict(torch.load("cifar_net.pth", weights_only=True))
+    transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))])
+    testset = ImageFolder("some/test", transform=transform)
+    with torch.no_grad():
+        hits = sum(int(net(image[None]).argmax()) == label for image, label in testset)
+    scores = load(Path("cifar_net.pth")).card.scores
+    assert scores is not None
+    assert scores.accuracy == hits / 500
+    assert scores.accuracy > 0.2  # 0.1 would be guessing
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "word"), [(signal.SIGINT, 130, "stopped"), (signal.SIGTERM, 143, "terminated")]
+)
+def test_a_stopped_run_leaves_everything_as_it_was(draw_folder: Draw, number: int, status: int, word: str) -> None:
+    draw_folder()
+    Path("out").mkdir()
+    Path("out/net.pth").write_text("an older checkpoint")
+    # Started in the background of a script, this test would hand an ignored SIGINT down.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "training", "--data", "shapes", "--output", "out/net.pth", "--epochs", "1000000"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert process.stdout is not None
+    while not (line := process.stdout.readline()).startswith("[1,"):
+        assert process.poll() is None
+        assert line.rstrip("\n").isprintable()  # without a terminal: no bar, no colours
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=30)
+    assert (process.returncode, errors) == (status, f"cifar-train: {word}; out/net.pth was not written\n")
+    assert [path.name for path in Path("out").iterdir()] == ["net.pth"]
+    assert Path("out/net.pth").read_text() == "an older checkpoint"
+
+
+def test_in_a_terminal_a_bar_shows_rate_loss_and_time_left_while_the_log_stays_clean(draw_folder: Draw) -> None:
+    draw_folder()
+    ours, theirs = pty.openpty()
+    with Path("log").open("w") as log:
+        command = [sys.executable, "-m", "training", "--data", "shapes", "--epochs", "60"]
+        process = subprocess.Popen(command, stdout=log, stderr=theirs, env=os.environ | {"TERM": "xterm"})
+    os.close(theirs)
+    shown = b""
+    try:
+        while chunk := os.read(ours, 65536):
+            shown += chunk
+    except OSError:  # the other end of a terminal was closed
+        pass
+    os.close(ours)
+    assert process.wait(timeout=60) == 0
+    for part in (b"Training", b"images/s", b"epoch ", b"loss ", b"left"):
+        assert part in shown
+    assert "\x1b" not in Path("log").read_text()
+    assert "[60," in Path("log").read_text()
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_no_file(draw_folder: Draw, capsys: pytest.CaptureFixture[str]) -> None:
+    draw_folder()
+    Path("out").mkdir()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))  # bytes a file: less than the weights take
+    try:
+        assert "out/net.pth cannot be written: " in refusal(capsys, 1, "--data", "shapes", "--output", "out/net.pth")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(Path("out").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["fancy"], "invalid choice: 'fancy'"),
+        (["--output", "."], ". is a folder; name a file, such as cifar_net.pth"),
+        (["--output", "net.json"], "net.json is where the model card would go; name it net.pth"),
+        (["--epochs", "0"], "'0' is not a whole number from 1"),
+        (["--seed", "-1"], "--seed"),
+        (["--device", "abacus"], "'abacus' is not one of auto, cpu, cuda, cuda:N, mps"),
+    ],
+)
+def test_bad_use_is_one_sentence(capsys: pytest.CaptureFixture[str], arguments: list[str], reason: str) -> None:
+    assert reason in refusal(capsys, 2, *arguments)
+
+
+def test_a_device_that_is_not_here_is_refused_before_the_data_is_read(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "there is no cuda:99 here" in refusal(capsys, 1, "--data", "nowhere", "--device", "cuda:99")
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_the_data_is_read(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    Path("file").touch()
+    sentence = refusal(capsys, 1, "--data", "nowhere", "--output", "file/net.pth")
+    assert "file/net.pth cannot be written: " in sentence
+
+
+def test_data_that_cannot_be_trained_on_is_one_sentence(capsys: pytest.CaptureFixture[str], draw_folder: Draw) -> None:
+    root = draw_folder()
+    shutil.rmtree(root / "square")
+    assert "has only one class, circle" in refusal(capsys, 1, "--data", "shapes")
+
+
+def test_help_fits_a_screen_and_shows_the_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert len(shown.splitlines()) <= 24
+    for default in ("tutorial", "cifar10", "cifar_net.pth", "0", "auto", "the recipe's"):
+        assert f"(default: {default})" in " ".join(shown.split())
+
+
+def test_without_torch_it_says_what_to_install() -> None:
+    code = "import sys; sys.modules['torch'] = None; from training.__main__ import main; sys.exit(main([]))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr == "cifar-train: torch is not installed: pip install 'cifar-service[training]'\n"

@@ -1,0 +1,138 @@
+"""Reads a folder of images, `<class>/*` or `{train,test}/<class>/*`, and keeps its test images apart.
+
+What cannot be trained on honestly is refused in one sentence that says what to do: DataError.
+"""
+
+import hashlib
+import os
+from collections import defaultdict
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from models.pixels import ImageError, decode
+from training.errors import DataError
+from training.progress import progress_bar
+
+SUFFIXES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"))
+HELD_OUT = 0.2  # of a class's images, where the folder has no test part
+_BLOCK = 16  # images a thread takes at a time: handing them over one by one takes as long as decoding small ones
+
+
+def list_images(root: Path) -> tuple[list[str], bool]:
+    """The image files, relative to `root` and sorted, and whether it has a test part of its own. Raises DataError."""
+    if not root.is_dir():
+        raise DataError(f"there is no folder {root}")
+    has_test = (root / "train").is_dir() and (root / "test").is_dir()
+    if has_test:
+        train, test = _list_classes(root / "train"), _list_classes(root / "test")
+        if train.keys() != test.keys():
+            alone = ", ".join(sorted(train.keys() ^ test.keys()))
+            raise DataError(f"{root / 'train'} and {root / 'test'} must have the same classes; only one has: {alone}")
+        paths = [path for part in (train, test) for files in part.values() for path in files]
+    else:
+        paths = [path for files in _list_classes(root).values() for path in files]
+    return sorted(path.relative_to(root).as_posix() for path in paths), has_test
+
+
+def _list_classes(folder: Path) -> dict[str, list[Path]]:
+    try:
+        classes = {path.name: _list_files(path) for path in folder.iterdir() if path.is_dir() and _visible(path)}
+    except OSError as error:
+        raise DataError(f"{error.filename} cannot be read: {error.strerror}") from None
+    if not any(classes.values()):
+        raise DataError(
+            f"there are no images in {folder}: each class needs a folder of its name with its images in it, "
+            f"such as {folder / 'cat' / '1.jpg'}"
+        )
+    if empty := sorted(name for name, files in classes.items() if not files):
+        raise DataError(f"some classes of {folder} have no images: fill or remove {', '.join(empty)}")
+    if len(classes) == 1:
+        raise DataError(f"{folder} has only one class, {next(iter(classes))}: a classifier needs two or more")
+    return classes
+
+
+def _list_files(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and _visible(path)]
+
+
+def _visible(path: Path) -> bool:
+    return not path.name.startswith(".")
+
+
+def read_images(root: Path, names: Sequence[str], size: int) -> tuple[torch.Tensor, list[str]]:
+    """Decode every file once, on all cores: uint8 [N, size, size, 3] and the files' SHA-256. Raises DataError."""
+    pixels = np.empty((len(names), size, size, 3), np.uint8)
+    digests = [""] * len(names)
+    broken: list[str] = []
+
+    def read(block: range) -> int:
+        for index in block:
+            try:
+                content = (root / names[index]).read_bytes()
+                digests[index] = hashlib.sha256(content).hexdigest()
+                pixels[index] = decode(content, size)
+            except ImageError as error:
+                broken.append(f"{names[index]} ({error.detail})")
+            except OSError as error:
+                broken.append(f"{names[index]} ({error.strerror})")
+        return len(block)
+
+    everything = range(len(names))
+    threads = ThreadPoolExecutor(os.cpu_count())  # Pillow decodes without holding the interpreter's lock
+    try:
+        with progress_bar("Reading", len(names)) as advance:
+            for done in threads.map(read, (everything[start : start + _BLOCK] for start in everything[::_BLOCK])):
+                advance(done, "")
+    finally:
+        threads.shutdown(cancel_futures=True)  # at Ctrl-C, those that have not begun
+    if broken:
+        raise DataError(
+            f"{len(broken)} of the {len(names)} images in {root} cannot be read: {_first(5, sorted(broken))}. "
+            "Remove or repair them"
+        )
+    return torch.from_numpy(pixels), digests
+
+
+def refuse_leaks(names: Sequence[str], digests: Sequence[str], in_test: Sequence[bool]) -> None:
+    """Raises DataError where a test image is a training image too: its score would be memory, not skill."""
+    trained = {digest: name for name, digest, test in zip(names, digests, in_test, strict=True) if not test}
+    leaks = [
+        f"{name} is {trained[digest]}"
+        for name, digest, test in zip(names, digests, in_test, strict=True)
+        if test and digest in trained
+    ]
+    if leaks:
+        raise DataError(
+            f"this would train on test images: {len(leaks)} of {sum(in_test)} are training images too "
+            f"({_first(3, leaks)}). Remove them from one of the two parts"
+        )
+
+
+def hold_out(class_names: Sequence[str], digests: Sequence[str]) -> list[bool]:
+    """Which images to test with: of each class a fifth, at least one. Raises DataError where that leaves none to train.
+
+    A class's smallest SHA-256 are held out. That is as good as a draw, yet the same for every seed, machine and file
+    name: no run trains on what another run tests with, and copies of a file stay together.
+    """
+    digests_of = defaultdict(set)
+    for class_name, digest in zip(class_names, digests, strict=True):
+        digests_of[class_name].add(digest)
+    held_out = {
+        digest
+        for distinct in digests_of.values()
+        for digest in sorted(distinct)[: max(1, round(HELD_OUT * len(distinct)))]
+    }
+    if too_few := sorted(name for name, distinct in digests_of.items() if distinct <= held_out):
+        raise DataError(
+            f"too few images to hold some out for testing: each class needs two that differ, not {', '.join(too_few)}"
+        )
+    return [digest in held_out for digest in digests]
+
+
+def _first(most: int, items: Sequence[str]) -> str:
+    more = f" and {len(items) - most} more" if len(items) > most else ""
+    return "; ".join(items[:most]) + more

@@ -1,0 +1,138 @@
+"""One training run from the data to the checkpoint: read, train, score, save, and say what to type next."""
+
+import os
+import platform
+import shlex
+import signal
+import tempfile
+import time
+from dataclasses import asdict
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from models.architectures import build
+from models.card import ModelCard, Scores, Training
+from models.checkpoint import card_path, save, write_atomically
+from models.classifier import Classifier
+from training.data import Data, load
+from training.errors import TrainingError
+from training.evaluation import evaluate
+from training.loop import train
+from training.recipe import Recipe
+
+say = partial(print, flush=True)  # in a pipe or a log file too, a line appears when it is said
+
+
+def run(recipe: Recipe, source: str, output: Path, seed: int, device_name: str, command: str) -> None:
+    """Train by `recipe` on `source` (`cifar10` or a folder) and write `output` with its card. Raises TrainingError.
+
+    `command` is for the card: what to type for the same run.
+    """
+    device = choose_device(device_name)
+    check_writable(output)
+    versions = {name: version(name) for name in ("torch", "torchvision")} | {"python": platform.python_version()}
+    blank = ModelCard(architecture=recipe.architecture)
+    data = load(source, blank.input_size)
+    say(f"{len(data.train_labels)} training and {len(data.test_labels)} test images, {len(data.classes)} classes")
+
+    torch.manual_seed(seed)
+    card = blank.model_copy(update={"classes": data.classes})
+    classifier = Classifier(build(card.architecture, num_classes=len(card.classes)), card).to(device)
+    say(f"Training {recipe.architecture} by recipe {recipe.name} on {device}, seed {seed}")
+    started = time.perf_counter()
+    train(classifier, data.train_pixels, data.train_labels, recipe, seed, report=print_running_loss)
+    seconds = time.perf_counter() - started
+    say(f"Finished Training: {seconds:.1f} s, {recipe.epochs * len(data.train_labels) / seconds:.0f} images/s")
+
+    scores = evaluate(classifier, data.test_pixels, data.test_labels, f"{data.name}, test images")
+    print_scores(scores)
+    training = Training(
+        command=command,
+        recipe=asdict(recipe),
+        data=data.name,
+        data_fingerprint=data.fingerprint,
+        images=len(data.train_labels),
+        seed=seed,
+        seconds=round(seconds, 1),
+        hardware=describe_hardware(device),
+        versions=versions,
+    )
+    write(output, classifier, card.model_copy(update={"training": training, "scores": scores}), data)
+    print_next_steps(source, output, data)
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` is CUDA where there is one, else MPS, else the CPU. Raises TrainingError for a device that is not here."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise TrainingError(f"there is no {name} here ({torch.cuda.device_count()} CUDA devices): try --device auto")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise TrainingError("there is no mps here (it is Apple's GPU): try --device auto")
+    return device
+
+
+def check_writable(output: Path) -> None:
+    """Raises TrainingError now rather than after the training. Makes the folder of `output`."""
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=output.parent).close()
+    except OSError as error:
+        raise TrainingError(f"{output} cannot be written: {error.strerror} ({output.parent})") from None
+    for path in (card_path(output), held_out_path(output)):
+        if path.is_dir():
+            raise TrainingError(f"{path} is a folder, and the run would write a file there: choose another --output")
+
+
+def describe_hardware(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{os.cpu_count()} {platform.machine()} cores" + (" and their GPU (MPS)" if device.type == "mps" else "")
+
+
+def print_running_loss(epoch: int, batch: int, loss: float) -> None:
+    say(f"[{epoch}, {batch:5d}] loss: {loss:.3f}")
+
+
+def print_scores(scores: Scores) -> None:
+    low, high = scores.interval
+    say(
+        f"Accuracy of the network on the {scores.n} test images: {100 * scores.accuracy:.1f} % "
+        f"(95 % interval: {100 * low:.1f} to {100 * high:.1f} %)"
+    )
+    width = max(map(len, scores.per_class))
+    for name, accuracy in scores.per_class.items():
+        say(f"Accuracy for class: {name:{width}} is {100 * accuracy:5.1f} %")
+
+
+def held_out_path(output: Path) -> Path:
+    return output.with_suffix(".held-out.txt")
+
+
+def write(output: Path, classifier: Classifier, card: ModelCard, data: Data) -> None:
+    """The checkpoint, its card, and which images were held out where we chose them. Raises TrainingError."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # these milliseconds belong together: all of them or none
+        signal.signal(number, signal.SIG_IGN)
+    try:
+        save(output, classifier.net, card)
+        if data.split_here:
+            listing = "".join(f"{name}\n" for name in data.test_files)
+            write_atomically(held_out_path(output), listing.encode(errors="surrogateescape"))
+        else:
+            held_out_path(output).unlink(missing_ok=True)  # another run's, which held out other images
+    except OSError as error:
+        raise TrainingError(f"{output} cannot be written: {error.strerror}") from None
+
+
+def print_next_steps(source: str, output: Path, data: Data) -> None:
+    say(f"Saved {output} and {card_path(output)}. Now serve it, and in another terminal ask it and score it:")
+    checkpoint = "" if output == Path("cifar_net.pth") else f" --checkpoint {shlex.quote(str(output))}"
+    image = Path(source) / data.test_files[0] if data.test_files else "cat.jpg"
+    held_out = f" --files {shlex.quote(str(held_out_path(output)))}" if data.split_here else ""
+    say(f"  cifar-serve{checkpoint}")
+    say(f"  curl --data-binary {shlex.quote(f'@{image}')} localhost:8000/predict")
+    say(f"  cifar-evaluate --data {shlex.quote(source)}{held_out}")
