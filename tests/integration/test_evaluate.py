@@ -1,0 +1,62 @@
+"""The whole road on real processes: what is measured through the service is what the network scores in process."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from models.checkpoint import PRETRAINED, load
+from models.pixels import decode
+from tests.conftest import Draw
+from tests.integration.conftest import StartService
+from tests.integration.running import run_command
+
+
+def labels_in_process(checkpoint: Path, files: list[Path]) -> list[str]:
+    classifier = load(checkpoint)
+    with torch.inference_mode():
+        pixels = np.stack([decode(file.read_bytes(), classifier.card.input_size) for file in files])
+        return [classifier.card.classes[index] for index in classifier(torch.tensor(pixels)).argmax(dim=1).tolist()]
+
+
+def test_the_shipped_checkpoint_scores_the_same_through_the_service_on_all_of_cifar10(
+    start: StartService, cifar_data: Path, tmp_path: Path
+) -> None:
+    service = start("--checkpoint", str(PRETRAINED))
+    result = run_command(
+        "cifar-evaluate", "--data", str(cifar_data), "--url", service.url, "--json", "report.json", cwd=tmp_path
+    )
+    assert result.returncode == 0, result.stderr
+    report = json.loads((tmp_path / "report.json").read_text())
+    files = [cifar_data / entry["file"] for entry in report["predictions"]]
+    assert len(files) == 10_000
+    assert [entry["label"] for entry in report["predictions"]] == labels_in_process(PRETRAINED, files)
+    card = load(PRETRAINED).card
+    assert card.scores
+    assert report["accuracy"] == card.scores.accuracy, "the card says what users get"
+
+
+def test_a_folder_of_two_classes_is_trained_served_asked_and_evaluated(
+    draw_folder: Draw, start: StartService, tmp_path: Path
+) -> None:
+    folder = draw_folder(per_class=100)
+    trained = run_command("cifar-train", "--data", str(folder), "--epochs", "6", "--output", "net.pth", cwd=tmp_path)
+    assert trained.returncode == 0, trained.stderr
+    service = start("--checkpoint", str(tmp_path / "net.pth"))
+
+    asked = run_command("cifar-predict", str(folder / "circle" / "003.png"), "--url", service.url, cwd=tmp_path)
+    assert asked.returncode == 0, asked.stderr
+    assert "circle" in asked.stdout
+
+    held_out = (tmp_path / "net.held-out.txt").read_text().split()
+    evaluated = run_command(
+        *("cifar-evaluate", "--data", str(folder), "--files", "net.held-out.txt", "--url", service.url),
+        *("--json", "report.json", "--min-accuracy", "0.9"),
+        cwd=tmp_path,
+    )
+    assert evaluated.returncode == 0, evaluated.stderr
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert sorted(entry["file"] for entry in report["predictions"]) == sorted(held_out)
+    files = [folder / entry["file"] for entry in report["predictions"]]
+    assert [entry["label"] for entry in report["predictions"]] == labels_in_process(tmp_path / "net.pth", files)
