@@ -76,16 +76,17 @@ class ClassifierServer(litserve.LitServer):
 
     async def _announce(self) -> None:
         card = await self._engine.ready()
-        address = f"http://{self._settings.host}:{self._settings.port}"
         scores = f", {card.scores.accuracy:.1%} right on {card.scores.n:,} held-out images" if card.scores else ""
+        log.info("serving %s (%s%s)", self._settings.model_name, card.version, scores)
         log.info(
-            "%d worker(s) on %s, %d HTTP process(es), of %d cores",
+            "at http://%s:%d, with %d worker(s) on %s and %d HTTP process(es) on %d cores",
+            self._settings.host,
+            self._settings.port,
             self._engine.slots - 1,
             self.devices[0],
             self._settings.http_process_count(),
             cores(),
         )
-        log.info("serving %s (%s%s) at %s/predict", self._settings.model_name, card.version, scores, address)
 
     def verify_worker_status(self) -> None:
         """Wait until a worker is ready. Raises StartError when one ends first, for which LitServe waits for ever."""
