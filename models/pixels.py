@@ -4,6 +4,7 @@ import io
 
 import numpy as np
 import numpy.typing as npt
+import simplejpeg
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 # uint8 [..., H, W, 3], RGB, 0..255: the one image type that crosses the seams between our packages.
@@ -35,6 +36,8 @@ def decode(data: bytes, size: int, max_pixels: int = MAX_PIXELS) -> Pixels:
     """
     if not data:
         raise ImageError("empty", "the image is empty (0 bytes)")
+    if (pixels := _decode_exact_jpeg(data, size)) is not None:
+        return pixels
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_pixels(image.width * image.height, max_pixels)
@@ -49,6 +52,21 @@ def decode(data: bytes, size: int, max_pixels: int = MAX_PIXELS) -> Pixels:
         raise ImageError("too_many_pixels", f"the picture has more than {max_pixels:,} pixels") from None
     except Exception as error:  # Pillow's plugins answer damage with whatever their parser meets: struct.error, ...
         raise ImageError("corrupt_image", f"the image is truncated or damaged: {error}") from None
+
+
+def _decode_exact_jpeg(data: bytes, size: int) -> Pixels | None:
+    """A plain colour JPEG of just that size, bit for bit as Pillow decodes it at a fifth of the cost; else None."""
+    # \xff\xe1 starts the segment where an EXIF or XMP orientation would stand; compressed data cannot hold it.
+    if not data.startswith(b"\xff\xd8\xff") or b"\xff\xe1" in data:
+        return None
+    try:
+        height, width, colour_space, _ = simplejpeg.decode_jpeg_header(data)
+        if (height, width, colour_space) != (size, size, "YCbCr"):
+            return None
+        pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB")
+    except ValueError:  # damaged: Pillow finds out how
+        return None
+    return pixels
 
 
 def _check_pixels(pixels: int, max_pixels: int) -> None:
