@@ -3,7 +3,7 @@
 import importlib
 import sys
 
-NAMES = ("training", "evaluation")
+NAMES = ("training", "evaluation", "serving")
 
 
 def main() -> int:

@@ -11,14 +11,10 @@ from pathlib import Path
 import litserve
 from fastapi import FastAPI
 from litserve.utils import WorkerSetupStatus
-from starlette.exceptions import HTTPException
-from starlette.middleware.errors import ServerErrorMiddleware
-from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.routing import Router
 
 from server.engine import WorkerEngine
-from server.errors import ServiceError, render_error
-from server.middleware import BodyLimitMiddleware, RequestIdMiddleware
+from server.middleware import Boundary
 from server.routes import add_routes
 from server.service import Service
 from server.settings import Settings, cores
@@ -57,9 +53,7 @@ class ClassifierServer(litserve.LitServer):
         add_routes(app.router, Service(self._settings, self._engine), self._settings)
         app.setup()  # FastAPI's /docs and /openapi.json again
         router = Router(app.router.routes, lifespan=self.lifespan)
-        inner = ExceptionMiddleware(router, {ServiceError: render_error, HTTPException: render_error})
-        limited = BodyLimitMiddleware(inner, self._settings.max_body_bytes)
-        app.middleware_stack = RequestIdMiddleware(ServerErrorMiddleware(limited, render_error))
+        app.middleware_stack = Boundary(router, self._settings.max_body_bytes)
 
     @contextlib.asynccontextmanager
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:

@@ -82,7 +82,10 @@ def image_refused(error: ImageError) -> ServiceError:
     return kind(error.detail, error.code)
 
 
-async def render_error(request: Request, error: Exception) -> Response:
+EXPECTED = (ServiceError, HTTPException)
+
+
+def render_error(request: Request, error: Exception) -> Response:
     """The one place where an error becomes a response: ours, Starlette's own (404, 405), or one nobody expected."""
     if isinstance(error, HTTPException):
         status, headers = HTTPStatus(error.status_code), dict(error.headers or {})

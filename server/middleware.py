@@ -1,38 +1,21 @@
-"""What every request passes on its way in and out: a request id, and the limit on its body."""
+"""The boundary that every request crosses: it gets an id, its body a limit, and an error becomes a response."""
 
+import logging
 import random
 import re
 
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.errors import PayloadTooLarge
+from server.errors import EXPECTED, PayloadTooLarge, render_error
 
 _SANE_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 
-
-class RequestIdMiddleware:
-    """Gives each request an id, the caller's own where it is sane, and each response the header X-Request-ID."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return await self._app(scope, receive, send)
-        given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
-        request_id = given if _SANE_REQUEST_ID.fullmatch(given) else b"%032x" % random.getrandbits(128)
-        scope.setdefault("state", {})["request_id"] = request_id.decode()
-
-        async def send_with_id(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], (b"x-request-id", request_id)]
-            await send(message)
-
-        await self._app(scope, receive, send_with_id)
+log = logging.getLogger(__name__)
 
 
-class BodyLimitMiddleware:
-    """Refuses a body over the limit: where its length is announced before its first byte, else when it passes it."""
+class Boundary:
+    """One layer where Starlette would have four (errors, exceptions, ids, limits), each of which costs every message."""
 
     def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
         self._app = app
@@ -41,20 +24,40 @@ class BodyLimitMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        received = 0
+        headers = dict(scope["headers"])
+        request_id = headers.get(b"x-request-id", b"")
+        if not _SANE_REQUEST_ID.fullmatch(request_id):
+            request_id = b"%032x" % random.getrandbits(128)
+        scope.setdefault("state", {})["request_id"] = request_id.decode()
+        announced = int(headers.get(b"content-length", b"0"))  # the HTTP parser has made sure that it is a number
+        received, answering = 0, False
 
         async def receive_within_limit() -> Message:
             nonlocal received
-            if not received:
-                announced = next((value for name, value in scope["headers"] if name == b"content-length"), b"0")
-                self._check(int(announced))  # the HTTP parser has made sure that it is a number
+            if announced > self._max_body_bytes:  # refused before its first byte
+                raise self._too_large()
             message = await receive()
             received += len(message.get("body", b""))
-            self._check(received)
+            if received > self._max_body_bytes:
+                raise self._too_large()
             return message
 
-        await self._app(scope, receive_within_limit, send)
+        async def send_with_id(message: Message) -> None:
+            nonlocal answering
+            if message["type"] == "http.response.start":
+                answering = True
+                message["headers"].append((b"x-request-id", request_id))
+            await send(message)
 
-    def _check(self, length: int) -> None:
-        if length > self._max_body_bytes:
-            raise PayloadTooLarge(f"the body is over {self._max_body_bytes:,} bytes, the largest that is taken")
+        try:
+            await self._app(scope, receive_within_limit, send_with_id)
+        except Exception as error:
+            if not isinstance(error, EXPECTED):
+                log.exception("request %s failed", request_id.decode())
+            if answering:
+                raise
+            response = render_error(Request(scope), error)
+            await response(scope, receive, send_with_id)
+
+    def _too_large(self) -> PayloadTooLarge:
+        return PayloadTooLarge(f"the body is over {self._max_body_bytes:,} bytes, the largest that is taken")

@@ -50,7 +50,6 @@ class Service:
 
     async def classify(self, images: Sequence[bytes]) -> Classified:
         """Encoded images → Classified. Raises QueueFull, NotReady, DeadlineExceeded, InferenceFailed."""
-        self.check_room()
         try:
             async with asyncio.timeout(self._settings.deadline_s):
                 return await self._classify(images)
@@ -63,7 +62,10 @@ class Service:
         step = self._batcher.max_batch_size
         groups = [images[start : start + step] for start in range(0, len(images), step)]
         while True:
-            answers = await asyncio.gather(*map(self._classify_group, groups))
+            if len(groups) == 1:
+                answers = [await self._classify_group(groups[0])]  # no task of its own: most requests are this one
+            else:
+                answers = await asyncio.gather(*map(self._classify_group, groups))
             versions = {predictions.card.version for _, predictions in answers if predictions}
             if len(versions) <= 1:
                 break  # else the model changed on the way, and no answer mixes two
