@@ -9,12 +9,12 @@ import contextlib
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from models.card import ModelCard
 from models.pixels import Pixels
-from server.errors import InferenceFailed
-from server.wire import FRAME_LENGTH, Kind, Probabilities, pack_batch, unpack_predictions
+from server.errors import CheckpointRefused, InferenceFailed
+from server.wire import FRAME_LENGTH, RELOAD, Kind, Probabilities, pack_batch, unpack_predictions
 
 _RECONNECT_S = 0.05
 
@@ -45,6 +45,9 @@ class Engine(Protocol):
     async def infer(self, pixels: Pixels) -> Predictions:
         """uint8 [N, H, W, 3] → Predictions. Raises WorkerLost (try again) or InferenceFailed (do not)."""
 
+    async def reload(self) -> ModelCard:
+        """Serve the checkpoint as it is now; returns its card. Raises CheckpointRefused."""
+
 
 class WorkerEngine:
     """The workers of this machine, each behind the Unix socket that it listens on."""
@@ -69,9 +72,22 @@ class WorkerEngine:
         return self._workers[0].model_card
 
     async def infer(self, pixels: Pixels) -> Predictions:
-        await self._any_worker.wait()
+        while not self._workers:  # between two of them, while one is started anew
+            await self._any_worker.wait()
         worker = min(self._workers, key=lambda worker: len(worker.unanswered))
-        return await worker.infer(pixels)
+        predictions: Predictions = await worker.ask(pack_batch(pixels))
+        return predictions
+
+    async def reload(self) -> ModelCard:
+        """Has every worker take over its checkpoint as it is now; returns what they serve then.
+
+        Raises CheckpointRefused where it cannot be served: the one before it serves on.
+        """
+        try:
+            await asyncio.gather(*(worker.ask(RELOAD) for worker in self._workers))
+        except InferenceFailed as error:
+            raise CheckpointRefused(error.detail) from None
+        return await self.ready()
 
     async def keep_connected(self) -> None:
         """Holds a connection to every worker, until cancelled."""
@@ -112,14 +128,14 @@ class _Worker:
 
     def __init__(self, writer: asyncio.StreamWriter) -> None:
         self.model_card: ModelCard  # a worker sends it before anything else
-        self.unanswered: deque[asyncio.Future[Predictions]] = deque()
+        self.unanswered: deque[asyncio.Future[Any]] = deque()
         self._writer = writer
 
-    def infer(self, pixels: Pixels) -> asyncio.Future[Predictions]:
-        answer: asyncio.Future[Predictions] = asyncio.get_running_loop().create_future()
+    def ask(self, message: bytes) -> asyncio.Future[Any]:
+        """A batch → its Predictions; RELOAD → None."""
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.unanswered.append(answer)
-        batch = pack_batch(pixels)
-        self._writer.write(FRAME_LENGTH.pack(len(batch)) + batch)
+        self._writer.write(FRAME_LENGTH.pack(len(message)) + message)
         return answer
 
     def take_answer(self, message: bytes) -> None:
@@ -128,6 +144,8 @@ class _Worker:
             return
         if message[0] == Kind.FAILURE:
             answer.set_exception(InferenceFailed(message[1:].decode()))
+        elif message[0] == Kind.RELOADED:
+            answer.set_result(None)
         else:
             answer.set_result(Predictions(unpack_predictions(message), self.model_card))
 

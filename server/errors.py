@@ -2,6 +2,9 @@
 
 ServiceError
 ├── BadRequest            400  the request's form is wrong: JSON, multipart, top_k
+├── UnknownModel          404  no model of that name is served
+├── RequestTimeout        408  the body did not arrive within the deadline
+├── CheckpointRefused     409  the checkpoint on disk cannot be served; the one before it serves on
 ├── PayloadTooLarge       413  body, picture or number of images over the limit
 ├── UnsupportedMediaType  415  a content type that we never take
 ├── UnprocessableImage    422  not an image, truncated, empty
@@ -39,6 +42,24 @@ class BadRequest(ServiceError):
     code = "bad_request"
 
 
+class UnknownModel(ServiceError):
+    status = HTTPStatus.NOT_FOUND
+    code = "unknown_model"
+
+
+class RequestTimeout(ServiceError):
+    status = HTTPStatus.REQUEST_TIMEOUT
+    code = "request_timeout"
+
+    def __init__(self, deadline_s: float) -> None:
+        super().__init__(f"the body did not arrive within {deadline_s:g} s")
+
+
+class CheckpointRefused(ServiceError):
+    status = HTTPStatus.CONFLICT
+    code = "checkpoint_refused"
+
+
 class PayloadTooLarge(ServiceError):
     status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
     code = "body_too_large"
@@ -74,6 +95,9 @@ class NotReady(ServiceError):
 class DeadlineExceeded(ServiceError):
     status = HTTPStatus.GATEWAY_TIMEOUT
     code = "deadline_exceeded"
+
+    def __init__(self, deadline_s: float) -> None:
+        super().__init__(f"no answer within {deadline_s:g} s: the service is overloaded, or its worker starts anew")
 
 
 def image_refused(error: ImageError) -> ServiceError:

@@ -1,13 +1,16 @@
 """The classifier that a worker answers with, kept in step with its checkpoint on disk."""
 
+import contextlib
+import hashlib
 import logging
+import threading
 import time
 from pathlib import Path
 
 import torch
 
 from models.card import ModelCard
-from models.checkpoint import CheckpointError, card_path, load
+from models.checkpoint import CheckpointError, card_path, load, write_atomically
 from models.classifier import Classifier
 from models.pixels import Pixels
 from server.wire import Probabilities
@@ -18,15 +21,28 @@ log = logging.getLogger(__name__)
 
 
 class LiveModel:
-    """The classifier that answers now. A changed checkpoint takes its place once it has shown that it works."""
+    """The classifier that answers now. A changed checkpoint takes its place once it has shown that it works.
 
-    def __init__(self, checkpoint: Path, device: str, threads: int) -> None:
+    `last_good` is where the checkpoint that serves is kept: a worker that starts anew while the one on disk is damaged
+    goes on with it.
+    """
+
+    def __init__(self, checkpoint: Path, last_good: Path, device: str, threads: int) -> None:
         """Raises CheckpointError. `threads` is how many cores one forward pass on the CPU may take."""
         torch.set_num_threads(threads)
         self._checkpoint = checkpoint
+        self._last_good = last_good
         self._device = _usable(device)
+        self._reloading = threading.Lock()
         self._files = self._stat_files()
-        self._classifier = self._load()
+        try:
+            self._classifier = self._load(checkpoint)
+        except CheckpointError as error:
+            if not last_good.exists():
+                raise
+            log.error("starting anew with the checkpoint served before: %s", error)
+            self._classifier = self._load(last_good)
+        self._keep()
 
     @property
     def card(self) -> ModelCard:
@@ -39,36 +55,46 @@ class LiveModel:
             return classifier(torch.tensor(pixels, device=self._device)).cpu().numpy(), classifier.card
 
     def follow_checkpoint(self) -> None:
-        """Runs for ever: looks at the files, and takes over what has changed. What cannot be served is logged."""
+        """Runs for ever: looks at the files, and takes over what has changed."""
         while True:
             time.sleep(_RELOAD_EVERY_S)
-            files = self._stat_files()
-            if files == self._files:
-                continue
-            self._files = files
+            if self._stat_files() != self._files:
+                with contextlib.suppress(CheckpointError):  # logged, and looked at again when it has changed again
+                    self.reload()
+
+    def reload(self) -> None:
+        """Take over the checkpoint as it is on disk. Raises CheckpointError: what served before serves on."""
+        with self._reloading:
+            self._files = self._stat_files()
             try:
-                classifier = self._load()
+                classifier = self._load(self._checkpoint)
                 if classifier.card.input_size != self.card.input_size:
                     raise CheckpointError(f"{self._checkpoint} takes another input size: restart to serve it")
             except CheckpointError as error:
                 log.error("still serving %s: %s", self.card.version, error)
-                continue
+                raise
             if classifier.card != self.card:
                 log.info("now serving %s in place of %s", classifier.card.version, self.card.version)
                 self._classifier = classifier
+                self._keep()
 
-    def _load(self) -> Classifier:
-        classifier = load(self._checkpoint).to(self._device)
+    def _keep(self) -> None:
+        """Copy what serves now to `last_good`, unless the files have changed again already."""
+        weights = self._checkpoint.read_bytes() if self._checkpoint.exists() else b""
+        if hashlib.sha256(weights).hexdigest() == self.card.sha256:
+            write_atomically(card_path(self._last_good), self.card.model_dump_json().encode())
+            write_atomically(self._last_good, weights)
+
+    def _load(self, path: Path) -> Classifier:
+        classifier = load(path).to(self._device)
         size = classifier.card.input_size
         try:
             with torch.inference_mode():
                 canary = classifier(torch.zeros(2, size, size, 3, dtype=torch.uint8, device=self._device))
         except RuntimeError as error:
-            raise CheckpointError(f"{self._checkpoint} fails on a picture of {size}×{size}: {error}") from None
+            raise CheckpointError(f"{path} fails on a picture of {size}×{size}: {error}") from None
         if canary.shape != (2, len(classifier.card.classes)) or not canary.isfinite().all():
-            raise CheckpointError(
-                f"{self._checkpoint} does not answer a picture with {len(classifier.card.classes)} probabilities"
-            )
+            raise CheckpointError(f"{path} does not answer a picture with {len(classifier.card.classes)} probabilities")
         return classifier
 
     def _stat_files(self) -> list[tuple[int, int, int] | None]:

@@ -4,7 +4,7 @@ import logging
 import random
 import re
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.errors import EXPECTED, PayloadTooLarge, render_error
@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 
 
 class Boundary:
-    """One layer where Starlette would have four (errors, exceptions, ids, limits), each of which costs every message."""
+    """One layer where Starlette would have four (errors, exceptions, ids, limits): each costs every message."""
 
     def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
         self._app = app
@@ -51,6 +51,8 @@ class Boundary:
 
         try:
             await self._app(scope, receive_within_limit, send_with_id)
+        except ClientDisconnect:
+            return  # in the middle of its upload: nobody is left to answer
         except Exception as error:
             if not isinstance(error, EXPECTED):
                 log.exception("request %s failed", request_id.decode())

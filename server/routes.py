@@ -1,5 +1,6 @@
 """The HTTP surface. Thin: a request becomes images, the service classifies them, the result becomes JSON."""
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,23 +14,31 @@ from starlette.types import Receive, Scope, Send
 
 from models.card import ModelCard
 from models.pixels import ImageError
-from server.errors import image_refused
+from server.errors import DeadlineExceeded, RequestTimeout, UnknownModel, image_refused
 from server.requests import PredictRequest, read_predict_request
-from server.schemas import PREDICT_OPENAPI, Health, Prediction, Predictions, Problem
+from server.schemas import PREDICT_OPENAPI, Health, Model, Prediction, Predictions, Problem
 from server.service import Classified, Service
 from server.settings import Settings
 from server.wire import Probabilities
 
-_PROBLEMS: dict[int | str, dict[str, Any]] = {
-    400: {"model": Problem, "description": "malformed request"},
-    413: {"model": Problem, "description": "body, picture or number of images over the limit"},
-    415: {"model": Problem, "description": "a content type that is never taken"},
-    422: {"model": Problem, "description": "not an image, truncated or empty"},
-    429: {"model": Problem, "description": "too many images wait; Retry-After says when to come back"},
-    500: {"model": Problem, "description": "the service failed; its log has the reason"},
-    503: {"model": Problem, "description": "no model is ready"},
-    504: {"model": Problem, "description": "no answer within the deadline"},
+_PROBLEMS = {
+    400: "malformed request",
+    404: "no model of that name",
+    408: "the body did not arrive within the deadline",
+    409: "the checkpoint cannot be served; the one before it serves on",
+    413: "body, picture or number of images over the limit",
+    415: "a content type that is never taken",
+    422: "not an image, truncated or empty",
+    429: "too many images wait; Retry-After says when to come back",
+    500: "the service failed; its log has the reason",
+    503: "no model is ready",
+    504: "no answer within the deadline",
 }
+
+
+def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """For OpenAPI: what a route may refuse."""
+    return {status: {"model": Problem, "description": _PROBLEMS[status]} for status in statuses}
 
 
 class DirectRoute(APIRoute):
@@ -49,21 +58,37 @@ def add_routes(router: APIRouter, service: Service, settings: Settings) -> None:
     @router.post(
         "/predict",
         response_model=Prediction | Predictions,
-        responses=_PROBLEMS,
+        responses=_problems(400, 408, 413, 415, 422, 429, 500, 503, 504),
         openapi_extra=PREDICT_OPENAPI,
         summary="Classify one image, or many",
     )
     async def predict(request: Request) -> Response:
         service.check_room()  # before the body is read
-        asked = await read_predict_request(request, settings)
-        classified = await service.classify([image for image in asked.images if isinstance(image, bytes)])
+        asked = None
+        try:
+            async with asyncio.timeout(settings.deadline_s):
+                asked = await read_predict_request(request, settings)
+                classified = await service.classify([image for image in asked.images if isinstance(image, bytes)])
+        except TimeoutError:
+            raise (RequestTimeout if asked is None else DeadlineExceeded)(settings.deadline_s) from None
         return _json(_answer(asked, classified, settings.model_name))
+
+    @router.post(
+        "/v2/repository/models/{name}/load",
+        response_model=Model,
+        responses=_problems(404, 409),
+        summary="Serve the checkpoint as it is on disk now",
+    )
+    async def load(request: Request) -> Response:
+        if (name := request.path_params["name"]) != settings.model_name:
+            raise UnknownModel(f"no model is called {name!r}; this service has {settings.model_name!r}")
+        return _json({"name": name, "version": (await service.reload()).version})
 
     @router.get("/livez", response_model=Health, summary="Is the process alive?")
     async def livez(request: Request) -> Response:
         return _json({"status": "alive"})
 
-    @router.get("/readyz", response_model=Health, responses={503: _PROBLEMS[503]}, summary="Is a model ready?")
+    @router.get("/readyz", response_model=Health, responses=_problems(503), summary="Is a model ready?")
     async def readyz(request: Request) -> Response:
         return _json({"status": "ready", "model": {"name": settings.model_name, "version": service.card.version}})
 

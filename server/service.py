@@ -11,7 +11,7 @@ from models.card import ModelCard
 from models.pixels import ImageError, Pixels, decode
 from server.batcher import Batcher
 from server.engine import Engine, Predictions
-from server.errors import DeadlineExceeded, NotReady
+from server.errors import NotReady
 from server.settings import Settings, cores
 from server.wire import Probabilities
 
@@ -28,7 +28,7 @@ class Classified:
 
 
 class Service:
-    """Decodes, batches and infers, within a deadline."""
+    """Decodes, batches and infers."""
 
     def __init__(self, settings: Settings, engine: Engine) -> None:
         self._settings = settings
@@ -43,22 +43,17 @@ class Service:
             raise NotReady("no model is ready yet: ask again in a moment")
         return self._engine.card
 
+    async def reload(self) -> ModelCard:
+        """Serve the checkpoint as it is on disk now; returns its card. Raises CheckpointRefused."""
+        return await self._engine.reload()
+
     def check_room(self) -> None:
         """Raises QueueFull where more images wait than may, NotReady before there is a model."""
         self._batcher.check_room()
         _ = self.card
 
     async def classify(self, images: Sequence[bytes]) -> Classified:
-        """Encoded images → Classified. Raises QueueFull, NotReady, DeadlineExceeded, InferenceFailed."""
-        try:
-            async with asyncio.timeout(self._settings.deadline_s):
-                return await self._classify(images)
-        except TimeoutError:
-            raise DeadlineExceeded(
-                f"no answer within {self._settings.deadline_s:g} s: the service is overloaded"
-            ) from None
-
-    async def _classify(self, images: Sequence[bytes]) -> Classified:
+        """Encoded images → Classified. Cancelled, it drops what has not started. Raises QueueFull, InferenceFailed."""
         step = self._batcher.max_batch_size
         groups = [images[start : start + step] for start in range(0, len(images), step)]
         while True:

@@ -1,7 +1,7 @@
 """The messages between an HTTP process and a worker, over a Unix socket; multiprocessing.connection frames them.
 
-HTTP process → worker: a batch.  Worker → HTTP process: its model card, first and whenever it changes; then for every
-batch, in the order sent, its predictions or why there are none.
+HTTP process → worker: a batch, or nothing at all, which asks it to look at its checkpoint now. Worker → HTTP process:
+its model card, first and whenever it changes; and for every message, in the order sent, its answer or why not.
 """
 
 import struct
@@ -15,6 +15,7 @@ from models.pixels import Pixels
 Probabilities = npt.NDArray[np.float32]
 
 FRAME_LENGTH = struct.Struct("!i")  # multiprocessing.connection's own prefix, for messages under 2 GiB
+RELOAD = b""
 _BATCH_SHAPE = struct.Struct("!IHH")  # N, H, W
 
 
@@ -23,7 +24,8 @@ class Kind(IntEnum):
 
     CARD = 1
     PREDICTIONS = 2
-    FAILURE = 3
+    RELOADED = 3
+    FAILURE = 4
 
 
 def pack_batch(pixels: Pixels) -> bytes:

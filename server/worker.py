@@ -19,7 +19,7 @@ import litserve
 from litserve.loops.base import LitLoop
 
 from models.card import ModelCard
-from server.wire import Kind, pack_predictions, unpack_batch
+from server.wire import RELOAD, Kind, pack_predictions, unpack_batch
 
 if TYPE_CHECKING:
     from server.live_model import LiveModel
@@ -50,7 +50,7 @@ class ClassifierAPI(litserve.LitAPI):
         from server.live_model import LiveModel
 
         try:
-            self.model = LiveModel(self.checkpoint, device, self.threads)
+            self.model = LiveModel(self.checkpoint, self.sockets / "serving.pth", device, self.threads)
         except CheckpointError as error:
             sys.exit(f"cifar-serve: {error}")  # the main process sees this one end, and gives up
         if self.follow:
@@ -83,22 +83,28 @@ class SocketLoop(LitLoop):
 
 def _answer(connection: Connection, model: "LiveModel", one_batch_at_a_time: threading.Lock) -> None:
     """One HTTP process: its batches in, their predictions out, in order; ends with the connection."""
-    card_sent = None
+    from models.checkpoint import CheckpointError
+
     try:
+        card_sent = _send_card(connection, model.card)
         while True:
-            if card_sent is None:
-                card_sent = _send_card(connection, model.card)
-            pixels = unpack_batch(connection.recv_bytes())
+            message = connection.recv_bytes()
             try:
-                with one_batch_at_a_time:
-                    probabilities, card = model.predict(pixels)
+                if message == RELOAD:
+                    model.reload()
+                    answer, card = bytes([Kind.RELOADED]), model.card
+                else:
+                    with one_batch_at_a_time:
+                        probabilities, card = model.predict(unpack_batch(message))
+                    answer = pack_predictions(probabilities)
+            except CheckpointError as error:
+                answer, card = bytes([Kind.FAILURE]) + str(error).encode(), card_sent
             except RuntimeError as error:
-                log.exception("a batch of %s failed", pixels.shape)
-                connection.send_bytes(bytes([Kind.FAILURE]) + f"the network failed: {error}".encode())
-                continue
+                log.exception("a batch failed")
+                answer, card = bytes([Kind.FAILURE]) + f"the network failed: {error}".encode(), card_sent
             if card != card_sent:
                 card_sent = _send_card(connection, card)
-            connection.send_bytes(pack_predictions(probabilities))
+            connection.send_bytes(answer)
     except (EOFError, ConnectionError):
         connection.close()
 

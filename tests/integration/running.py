@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import psutil
 import torch
 
 from models.architectures.net import Net
@@ -74,6 +75,21 @@ def wait_until(condition: Callable[[], bool], timeout_s: float = 30) -> None:
     while not condition():
         assert time.monotonic() < give_up_at, f"it did not come about within {timeout_s} s"
         time.sleep(0.02)
+
+
+def processes(service: RunningService) -> dict[int, str]:
+    """The processes of the service, by their ids: their command lines."""
+    main = psutil.Process(service.process.pid)
+    return {process.pid: " ".join(process.cmdline()) for process in [main, *main.children(recursive=True)]}
+
+
+def still_there(family: dict[int, str]) -> list[str]:
+    return [args for pid, args in family.items() if psutil.pid_exists(pid)]
+
+
+def worker_of(service: RunningService) -> int:
+    (pid,) = (pid for pid, args in processes(service).items() if "spawn_main" in args)
+    return pid
 
 
 def save_net(path: Path, seed: int, classes: tuple[str, ...] | None = None) -> ModelCard:

@@ -7,13 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import httpx
-import psutil
 import pytest
 import torch
 
 from models.architectures.net import Net
 from tests.integration.conftest import StartService
-from tests.integration.running import RunningService, run_command, save_net, wait_until
+from tests.integration.running import processes, run_command, save_net, still_there, wait_until, worker_of
 from tests.pictures import draw_shape
 
 
@@ -21,21 +20,6 @@ from tests.pictures import draw_shape
 def picture(tmp_path: Path) -> bytes:
     draw_shape("circle", 1).save(tmp_path / "picture.png")
     return (tmp_path / "picture.png").read_bytes()
-
-
-def processes(service: RunningService) -> dict[int, str]:
-    """The processes of the service, by their ids: their command lines."""
-    main = psutil.Process(service.process.pid)
-    return {process.pid: " ".join(process.cmdline()) for process in [main, *main.children(recursive=True)]}
-
-
-def still_there(family: dict[int, str]) -> list[str]:
-    return [args for pid, args in family.items() if psutil.pid_exists(pid)]
-
-
-def worker_of(service: RunningService) -> int:
-    (pid,) = (pid for pid, args in processes(service).items() if "spawn_main" in args)
-    return pid
 
 
 def damaged(folder: Path) -> Path:
@@ -114,7 +98,7 @@ def test_it_lives_through_a_killed_worker_and_a_retrained_checkpoint(
     family = processes(service)
     assert len(family) >= 4, "main, manager, worker, HTTP process"
     assert service.stop() == 0
-    assert not still_there(family)
+    wait_until(lambda: not still_there(family), timeout_s=10)
 
 
 def test_no_child_outlives_a_killed_main_process(start: StartService, checkpoint: Path) -> None:
