@@ -19,6 +19,7 @@ On two shared x86 cores, with CIFAR-10 (JPEG copy) in the folder `cifar10-jpeg`,
 """
 
 import argparse
+import os
 import re
 import shlex
 import signal
@@ -26,6 +27,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -35,7 +37,7 @@ from training.recipe import RECIPES
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit status: 0 done, 1 failed, 2 called wrongly, 130 stopped by Ctrl-C, 143 by SIGTERM."""
+    """Returns the exit status: 0 done, 1 failed, 2 called wrongly, 130 by Ctrl-C, 141 by `| head`, 143 by SIGTERM."""
     arguments = sys.argv[1:] if argv is None else list(argv)
     try:
         options = _parser().parse_args(arguments)
@@ -54,6 +56,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _say(1, f"{error.name} is not installed: pip install 'cifar-service[training]'")
     except TrainingError as error:
         return _say(1, str(error))
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter's last flush fails otherwise
+        return _say(141, "stopped, since what read its output is gone")
     except _Terminated:
         return _say(143, f"terminated; {options.output} was not written")
     except KeyboardInterrupt:
@@ -106,9 +111,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     card = f"the checkpoint; its card is written beside it {shown}"
     add("--output", type=_output, default="cifar_net.pth", metavar="PATH", help=card)
-    add("--seed", type=_seed, default=0, metavar="N", help=f"of the first weights and the shuffling {shown}")
+    add(
+        "--seed",
+        type=partial(_whole_number, 0),
+        default=0,
+        metavar="N",
+        help=f"of the first weights and the shuffling {shown}",
+    )
     add("--device", type=_device, default="auto", help=f"auto, cpu, cuda, cuda:N or mps {shown}")
-    add("--epochs", type=_epochs, metavar="N", help="passes over the training images (default: the recipe's)")
+    add(
+        "--epochs",
+        type=partial(_whole_number, 1),
+        metavar="N",
+        help="passes over the training images (default: the recipe's)",
+    )
     return parser
 
 
@@ -121,16 +137,8 @@ def _output(text: str) -> Path:
     return path
 
 
-def _seed(text: str) -> int:
-    return _whole_number(text, 0, 2**63 - 1)
-
-
-def _epochs(text: str) -> int:
-    return _whole_number(text, 1, 2**63 - 1)
-
-
-def _whole_number(text: str, smallest: int, largest: int) -> int:
-    if not text.isdecimal() or not smallest <= int(text) <= largest:
+def _whole_number(smallest: int, text: str) -> int:
+    if not text.isdecimal() or not smallest <= int(text) < 2**63:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {smallest}")
     return int(text)
 

@@ -6,6 +6,7 @@ import torch
 
 from models.card import Scores
 from models.classifier import Classifier
+from training.errors import TrainingError
 
 BATCH = 1000  # images a forward pass: past the point where more is faster, and 12 MB of floats
 CALIBRATION_BINS = 15
@@ -13,9 +14,16 @@ CALIBRATION_BINS = 15
 
 @torch.inference_mode()
 def evaluate(classifier: Classifier, pixels: torch.Tensor, labels: torch.Tensor, data: str) -> Scores:
-    """pixels uint8 [N, H, W, 3], labels int64 [N] with every class among them → scores; `data` names them there."""
+    """pixels uint8 [N, H, W, 3], labels int64 [N] with every class among them → scores; `data` names them there.
+
+    Raises TrainingError where the classifier answers something else than numbers.
+    """
     device = classifier.mean.device
     probabilities = torch.cat([classifier(batch.to(device)).cpu() for batch in torch.split(pixels, BATCH)])  # [N, C]
+    if probabilities.isnan().any():
+        raise TrainingError(
+            "the trained network answers NaN: try another --seed, or a recipe with a lower learning rate"
+        )
     confidence, predicted = probabilities.max(dim=1)
     correct = predicted == labels.cpu()
     hits = int(correct.sum())

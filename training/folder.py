@@ -3,23 +3,20 @@
 What cannot be trained on honestly is refused in one sentence that says what to do: DataError.
 """
 
-import hashlib
-import os
 from collections import defaultdict
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from models.pixels import ImageError, decode
 from training.errors import DataError
 from training.progress import progress_bar
+from training.reading import read_on_all_cores
 
 SUFFIXES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"))
 HELD_OUT = 0.2  # of a class's images, where the folder has no test part
-_BLOCK = 16  # images a thread takes at a time: handing them over one by one takes as long as decoding small ones
 
 
 def list_images(root: Path) -> tuple[list[str], bool]:
@@ -64,31 +61,15 @@ def _visible(path: Path) -> bool:
 
 
 def read_images(root: Path, names: Sequence[str], size: int) -> tuple[torch.Tensor, list[str]]:
-    """Decode every file once, on all cores: uint8 [N, size, size, 3] and the files' SHA-256. Raises DataError."""
+    """Decode every file once, on all cores: uint8 [N, size, size, 3] and the files' SHA-256. Raises TrainingError."""
     pixels = np.empty((len(names), size, size, 3), np.uint8)
     digests = [""] * len(names)
     broken: list[str] = []
-
-    def read(block: range) -> int:
-        for index in block:
-            try:
-                content = (root / names[index]).read_bytes()
-                digests[index] = hashlib.sha256(content).hexdigest()
-                pixels[index] = decode(content, size)
-            except ImageError as error:
-                broken.append(f"{names[index]} ({error.detail})")
-            except OSError as error:
-                broken.append(f"{names[index]} ({error.strerror})")
-        return len(block)
-
-    everything = range(len(names))
-    threads = ThreadPoolExecutor(os.cpu_count())  # Pillow decodes without holding the interpreter's lock
-    try:
-        with progress_bar("Reading", len(names)) as advance:
-            for done in threads.map(read, (everything[start : start + _BLOCK] for start in everything[::_BLOCK])):
-                advance(done, "")
-    finally:
-        threads.shutdown(cancel_futures=True)  # at Ctrl-C, those that have not begun
+    with progress_bar("Reading", len(names)) as advance, closing(read_on_all_cores(root, names, size)) as blocks:
+        for block, images in blocks:
+            pixels[block], digests[block], broken_here = images
+            broken += broken_here
+            advance(len(pixels[block]), "")
     if broken:
         raise DataError(
             f"{len(broken)} of the {len(names)} images in {root} cannot be read: {_first(5, sorted(broken))}. "

@@ -4,13 +4,16 @@ The tutorial's DataLoader decodes, converts and collates image by image, in othe
 picked and normalised at once, which leaves most of the time to the network. The updates are the same.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from statistics import fmean
 
 import torch
 from torch import nn
 
 from models.classifier import Classifier
+from training.errors import TrainingError
 from training.progress import progress_bar
 from training.recipe import Recipe
 
@@ -27,6 +30,7 @@ def train(
     pixels uint8 [N, H, W, 3], labels int64 [N]: on any device. `seed` sets the order of the images. `report` is called
     with the epoch and the mini-batch, both from 1, and the mean loss since the last report: every
     `recipe.report_every` mini-batches, and at the end of an epoch that is shorter than that.
+    Raises TrainingError where the loss stops being a number.
     """
     device = classifier.mean.device
     pixels, labels = pixels.to(device), labels.to(device)
@@ -39,12 +43,14 @@ def train(
         for epoch in range(1, recipe.epochs + 1):
             order = torch.randperm(len(labels), generator=shuffle).to(device)
             batches, running_loss = 0, 0.0
-            for loss_sum, window in train_one_epoch(classifier, optimizer, pixels, labels, order, recipe.batch_size):
-                batches, running_loss = batches + window, running_loss + loss_sum
-                advance(window * recipe.batch_size, f"epoch {epoch}/{recipe.epochs}  loss {loss_sum / window:.3f}")
-                if batches % recipe.report_every == 0:
-                    report(epoch, batches, running_loss / recipe.report_every)
-                    running_loss = 0.0
+            for losses in train_one_epoch(classifier, optimizer, pixels, labels, order, recipe.batch_size):
+                _refuse_divergence(losses, epoch, recipe)
+                advance(len(losses) * recipe.batch_size, f"epoch {epoch}/{recipe.epochs}  loss {fmean(losses):.3f}")
+                for loss in losses:
+                    batches, running_loss = batches + 1, running_loss + loss
+                    if batches % recipe.report_every == 0:
+                        report(epoch, batches, running_loss / recipe.report_every)
+                        running_loss = 0.0
             if batches < recipe.report_every:
                 report(epoch, batches, running_loss / batches)
     classifier.eval()
@@ -57,24 +63,32 @@ def train_one_epoch(
     labels: torch.Tensor,
     order: torch.Tensor,
     batch_size: int,
-) -> Iterator[tuple[float, int]]:
+) -> Iterator[list[float]]:
     """One update for each batch of the images `order` (int64 [N]); all tensors on the classifier's device.
 
-    Yields, after every WINDOW batches and at the end, the sum of those batches' losses and how many they were.
+    Yields, after every WINDOW batches and at the end, the losses of those batches.
     """
     criterion = nn.CrossEntropyLoss()
     for window in torch.split(order, WINDOW * batch_size):
         all_inputs = torch.split(classifier.normalise(pixels[window]), batch_size)
         all_targets = torch.split(labels[window], batch_size)
-        loss_sum = torch.zeros((), device=order.device)
+        losses = []
         for inputs, targets in zip(all_inputs, all_targets, strict=True):
             optimizer.zero_grad()
             outputs = classifier.net(inputs)
             loss = criterion(outputs, targets)
             loss.backward()
             optimizer.step()
-            loss_sum += loss.detach()  # read below: reading it here would wait for the device at every step
-        yield loss_sum.item(), len(all_targets)
+            losses.append(loss.detach())  # read below: reading it here would wait for the device at every step
+        yield torch.stack(losses).tolist()
+
+
+def _refuse_divergence(losses: list[float], epoch: int, recipe: Recipe) -> None:
+    if not math.isfinite(sum(losses)):
+        raise TrainingError(
+            f"the loss became {sum(losses)} in epoch {epoch}, which no training mends: try another --seed, or a recipe "
+            f"with a learning rate below {recipe.learning_rate:g} (in training/recipe.py)"
+        )
 
 
 @contextmanager

@@ -13,7 +13,7 @@ class Recipe:
     batch_size: int  # images an update
     learning_rate: float  # of stochastic gradient descent
     momentum: float  # the part of the last step that is taken again
-    report_every: int  # mini-batches between two lines of running loss: a multiple of loop.WINDOW
+    report_every: int  # mini-batches between two lines of running loss
 
 
 # https://pytorch.org/tutorials/beginner/blitz/cifar10_tutorial.html, number for number: whoever followed it

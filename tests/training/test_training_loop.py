@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from statistics import fmean
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 from models.architectures import build
 from models.card import ModelCard
 from models.classifier import Classifier
+from training.errors import TrainingError
 from training.evaluation import evaluate, expected_calibration_error, wilson_interval
 from training.loop import WINDOW, train
 from training.recipe import TUTORIAL
@@ -78,6 +80,8 @@ def test_the_running_loss_is_the_mean_since_the_last_report() -> None:
     assert [(epoch, batch) for epoch, batch, _ in each] == [(1, 100), (1, 200)]
     assert each[0][2] == pytest.approx(math.log(10), abs=0.05)  # what guessing among ten classes costs
     assert [line[2] for line in reports(2 * WINDOW)] == [pytest.approx((each[0][2] + each[1][2]) / 2)]
+    assert [batch for _, batch, _ in reports(70)] == [70, 140]
+    assert fmean(loss for _, _, loss in reports(40)) == pytest.approx(each[0][2] / 2 + each[1][2] / 2)
 
 
 def test_an_epoch_too_short_for_a_report_has_one_at_its_end() -> None:
@@ -86,6 +90,20 @@ def test_an_epoch_too_short_for_a_report_has_one_at_its_end() -> None:
         fresh_classifier(), PIXELS, LABELS, TUTORIAL, 0, report=lambda epoch, batch, loss: said.append((epoch, batch))
     )
     assert said == [(1, 203), (2, 203)]
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+def test_a_loss_that_is_no_number_ends_the_training(number: float) -> None:
+    recipe = replace(TUTORIAL, learning_rate=number)
+    with pytest.raises(TrainingError, match=r"^the loss became nan in epoch 1, .*learning rate below"):
+        train(fresh_classifier(), PIXELS, LABELS, recipe, 0, report=lambda epoch, batch, loss: None)
+
+
+def test_scores_of_a_network_that_answers_no_numbers_are_refused() -> None:
+    classifier = fresh_classifier()
+    nn.init.constant_(next(classifier.net.parameters()), math.nan)
+    with pytest.raises(TrainingError, match="answers NaN"):
+        evaluate(classifier, PIXELS, LABELS, "noise")
 
 
 def test_training_leaves_pytorchs_settings_as_they_were() -> None:

@@ -163,6 +163,18 @@ def test_a_stopped_run_leaves_everything_as_it_was(draw_folder: Draw, number: in
     assert Path("out/net.pth").read_text() == "an older checkpoint"
 
 
+def test_a_reader_that_leaves_ends_the_run_without_a_traceback(draw_folder: Draw) -> None:
+    draw_folder()
+    command = [sys.executable, "-m", "training", "--data", "shapes", "--epochs", "1000000"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == "cifar-train: stopped, since what read its output is gone\n"
+    assert process.returncode == 141
+
+
 def test_in_a_terminal_a_bar_shows_rate_loss_and_time_left_while_the_log_stays_clean(draw_folder: Draw) -> None:
     draw_folder()
     ours, theirs = pty.openpty()
