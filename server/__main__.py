@@ -6,7 +6,6 @@ $ curl --data-binary @cat.jpg localhost:8000/predict
 
 import ctypes
 import importlib.util
-import logging
 import multiprocessing
 import os
 import signal
@@ -18,10 +17,10 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from server import logs
+
 if TYPE_CHECKING:
     from server.settings import Settings
-
-log = logging.getLogger("server")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,8 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not importlib.util.find_spec("litserve"):
         print("cifar-serve: the server is not installed: pip install 'cifar-service[server]'", file=sys.stderr)
         return 1
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     settings = read_settings(sys.argv[1:] if argv is None else argv)
+    logs.configure(settings.log_format, settings.log_level)
     if problem := _cannot_start(settings):
         print(f"cifar-serve: {problem}", file=sys.stderr)
         return 1
@@ -50,12 +49,21 @@ def read_settings(argv: Sequence[str]) -> "Settings":
         for problem in error.errors():
             name = str(problem["loc"][0])
             flag, variable = f"--{name.replace('_', '-')}", f"CIFAR_{name.upper()}"
-            print(f"cifar-serve: {flag} ({variable}): {problem['msg']}, not {problem['input']!r}", file=sys.stderr)
+            given = "" if "key" in name else f", not {problem['input']!r}"  # never a secret
+            print(f"cifar-serve: {flag} ({variable}): {problem['msg']}{given}", file=sys.stderr)
         sys.exit(2)
 
 
 def _cannot_start(settings: "Settings") -> str | None:
     """What can be told at once: the rest a worker says when it loads the checkpoint."""
+    from server.security import ApiKeys, KeysError, tls_problem
+
+    try:
+        ApiKeys(settings)
+    except KeysError as error:
+        return str(error)
+    if problem := tls_problem(settings):
+        return problem
     checkpoint = settings.checkpoint_path()
     if not checkpoint.is_file():
         return f"there is no checkpoint at {checkpoint}: train one with cifar-train, or name another with --checkpoint"
@@ -71,8 +79,6 @@ def _cannot_start(settings: "Settings") -> str | None:
 
 def serve(settings: "Settings") -> int:
     """Runs until Ctrl-C or SIGTERM; requests in flight are answered."""
-    from server.app import ClassifierServer, StartError
-
     main_process = os.getpid()
 
     def stop(signum: int, frame: FrameType | None) -> None:
@@ -83,18 +89,26 @@ def serve(settings: "Settings") -> int:
     os.register_at_fork(after_in_child=_end_with_parent)
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
-    with tempfile.TemporaryDirectory(prefix="cifar-") as sockets:
+    with tempfile.TemporaryDirectory(prefix="cifar-") as folder:
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # looked at when prometheus_client is imported
+        from server.app import ClassifierServer, StartError
+
         try:
-            server = ClassifierServer(settings, Path(sockets))
+            server = ClassifierServer(settings, Path(folder))
             server.run(
                 host=settings.host,
                 port=settings.port,
                 num_api_servers=settings.http_process_count(),
                 log_level="warning",
                 generate_client_file=False,
-                access_log=False,
+                access_log=False,  # uvicorn's; ours is the Boundary's
+                log_config=None,  # uvicorn's lines go where ours go
+                ssl_certfile=settings.ssl_certfile,
+                ssl_keyfile=settings.ssl_keyfile,
             )
-        except StartError:
+        except StartError as error:
+            if error.args:
+                print(f"cifar-serve: {error}", file=sys.stderr)
             return 1
         except KeyboardInterrupt:
             return 0

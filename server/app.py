@@ -4,18 +4,23 @@ import asyncio
 import contextlib
 import gc
 import logging
+import threading
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import litserve
 from fastapi import FastAPI
 from litserve.utils import WorkerSetupStatus
 from starlette.routing import Router
 
+from server import logs
 from server.engine import WorkerEngine
+from server.metrics import SEEN, WORKER_RESTARTS, forget_when_ended
 from server.middleware import Boundary
 from server.routes import add_routes
+from server.security import ApiKeys, allow_origins
 from server.service import Service
 from server.settings import Settings, cores
 from server.worker import ClassifierAPI, socket_path
@@ -24,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 class StartError(Exception):
-    """A worker ended before it was ready; it has said why."""
+    """The service cannot start; without a message a worker has said why."""
 
 
 class ClassifierServer(litserve.LitServer):
@@ -35,11 +40,13 @@ class ClassifierServer(litserve.LitServer):
         workers = settings.worker_count()
         threads = max(1, (cores() - settings.http_process_count()) // workers)
         super().__init__(
-            ClassifierAPI(settings.checkpoint_path(), sockets, settings.reload, threads),
+            ClassifierAPI(settings, sockets, threads),
             accelerator=settings.accelerator(),
             workers_per_device=workers,
             restart_workers=True,
         )
+        if not self.devices:
+            raise StartError("--device cuda: this machine has no NVIDIA GPU, or no driver for it")
         self.monitor_internal = 1  # seconds between looks at the workers; LitServe's own is 2
         count = len(self.devices) * workers
         self._engine = WorkerEngine([socket_path(sockets, worker_id) for worker_id in range(count)])
@@ -53,13 +60,18 @@ class ClassifierServer(litserve.LitServer):
         add_routes(app.router, Service(self._settings, self._engine), self._settings)
         app.setup()  # FastAPI's /docs and /openapi.json again
         router = Router(app.router.routes, lifespan=self.lifespan)
-        app.middleware_stack = Boundary(router, self._settings.max_body_bytes)
+        settings = self._settings
+        app.middleware_stack = Boundary(router, settings.max_body_bytes, ApiKeys(settings), settings.access_log)
+        if settings.cors_origins:
+            app.middleware_stack = allow_origins(app.middleware_stack, settings.cors_origins)
 
     @contextlib.asynccontextmanager
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
         """An HTTP process, from its start to its end: connected to the workers."""
         connecting = asyncio.create_task(self._engine.keep_connected())
+        counting = asyncio.create_task(SEEN.keep_writing())
         first = app.response_queue_id == 0  # type: ignore[attr-defined]  # LitServe numbers its processes by it
+        SEEN.counts_reloads = first
         announcing = asyncio.create_task(self._announce()) if first else None
         gc.collect()
         gc.freeze()  # what is here stays: a full collection over it would stop the event loop for nothing
@@ -67,13 +79,17 @@ class ClassifierServer(litserve.LitServer):
         connecting.cancel()
         if announcing:
             announcing.cancel()
+        counting.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await counting  # its last numbers
 
     async def _announce(self) -> None:
         card = await self._engine.ready()
         scores = f", {card.scores.accuracy:.1%} right on {card.scores.n:,} held-out images" if card.scores else ""
         log.info("serving %s (%s%s)", self._settings.model_name, card.version, scores)
         log.info(
-            "at http://%s:%d, with %d worker(s) on %s and %d HTTP process(es) on %d cores",
+            "at %s://%s:%d, with %d worker(s) on %s and %d HTTP process(es) on %d cores",
+            "https" if self._settings.ssl_certfile else "http",
             self._settings.host,
             self._settings.port,
             self._engine.slots - 1,
@@ -82,8 +98,19 @@ class ClassifierServer(litserve.LitServer):
             cores(),
         )
 
+    def launch_single_inference_worker(self, lit_api: litserve.LitAPI, worker_id: int) -> Any:
+        """LitServe calls it for a worker that ended."""
+        log.warning("worker %d ended: starting another", worker_id)
+        WORKER_RESTARTS.inc()
+        return super().launch_single_inference_worker(lit_api, worker_id)
+
+    def _start_worker_monitoring(self, manager: Any, uvicorn_workers: dict[Any, Any]) -> None:
+        super()._start_worker_monitoring(manager, uvicorn_workers)
+        threading.Thread(target=forget_when_ended, args=[list(uvicorn_workers.values())], daemon=True).start()
+
     def verify_worker_status(self) -> None:
         """Wait until a worker is ready. Raises StartError when one ends first, for which LitServe waits for ever."""
+        logs.configure(self._settings.log_format, self._settings.log_level)  # run() has given LitServe its own
         while WorkerSetupStatus.READY not in self.workers_setup_status.values():
             if not all(worker.is_alive() for worker in self.inference_workers):
                 raise StartError

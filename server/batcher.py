@@ -5,14 +5,16 @@ taken.
 """
 
 import asyncio
+import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from models.pixels import Pixels
 from server.engine import Engine, Predictions, WorkerLost
 from server.errors import InferenceFailed, QueueFull
+from server.metrics import SEEN
 
 # A worker's death is no fault of the images it held, and two deaths in a row still are not: a third is suspicious.
 _ATTEMPTS = 3
@@ -22,6 +24,7 @@ _ATTEMPTS = 3
 class _Waiting:
     pixels: Pixels  # uint8 [n, H, W, 3]
     answer: asyncio.Future[Predictions]
+    since: float = field(default_factory=time.perf_counter)
 
 
 class Batcher:
@@ -35,6 +38,7 @@ class Batcher:
         self._waiting_images = 0
         self._running: set[asyncio.Task[None]] = set()
         self._dispatch_scheduled = False
+        SEEN.queued = lambda: self._waiting_images
 
     def check_room(self) -> None:
         """Raises QueueFull where more images wait than may: ask before doing work that would be thrown away."""
@@ -82,6 +86,8 @@ class Batcher:
         self._schedule_dispatch()
 
     async def _run(self, batch: list[_Waiting]) -> None:
+        now = time.perf_counter()
+        waits_s = [now - item.since for item in batch]
         try:
             predictions = await self._infer(np.concatenate([item.pixels for item in batch]))
         except Exception as error:  # every request of the batch gets it: none may wait for ever
@@ -89,11 +95,13 @@ class Batcher:
                 if not item.answer.cancelled():
                     item.answer.set_exception(error)
             return
+        probabilities, card = predictions.probabilities, predictions.card
+        SEEN.batch(waits_s, probabilities, card.classes)
         start = 0
         for item in batch:
             end = start + len(item.pixels)
             if not item.answer.cancelled():
-                item.answer.set_result(Predictions(predictions.probabilities[start:end], predictions.card))
+                item.answer.set_result(Predictions(probabilities[start:end], card, len(probabilities)))
             start = end
 
     async def _infer(self, pixels: Pixels) -> Predictions:

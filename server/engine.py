@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from models.card import ModelCard
 from models.pixels import Pixels
 from server.errors import CheckpointRefused, InferenceFailed
+from server.metrics import SEEN
 from server.wire import FRAME_LENGTH, RELOAD, Kind, Probabilities, pack_batch, unpack_predictions
 
 _RECONNECT_S = 0.05
@@ -21,10 +22,11 @@ _RECONNECT_S = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """probabilities: float32 [N, C], rows summing to 1; card: of the model that made them."""
+    """probabilities: float32 [N, C], rows summing to 1; card: of the model that made them, in one batch."""
 
     probabilities: Probabilities
     card: ModelCard
+    batch_size: int = 0  # images of that batch, those of other requests among them
 
 
 class WorkerLost(Exception):
@@ -110,6 +112,7 @@ class WorkerEngine:
                 message = await reader.readexactly(length)
                 if message[0] == Kind.CARD:
                     self._card = worker.model_card = ModelCard.model_validate_json(message[1:])
+                    SEEN.model(self._card)
                     if worker not in self._workers:
                         self._workers.append(worker)
                         self._any_worker.set()

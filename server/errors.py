@@ -2,6 +2,7 @@
 
 ServiceError
 ├── BadRequest            400  the request's form is wrong: JSON, multipart, top_k
+├── Unauthorized          401  the API key is missing or not valid
 ├── UnknownModel          404  no model of that name is served
 ├── RequestTimeout        408  the body did not arrive within the deadline
 ├── CheckpointRefused     409  the checkpoint on disk cannot be served; the one before it serves on
@@ -40,6 +41,14 @@ class ServiceError(Exception):
 class BadRequest(ServiceError):
     status = HTTPStatus.BAD_REQUEST
     code = "bad_request"
+
+
+class Unauthorized(ServiceError):
+    status = HTTPStatus.UNAUTHORIZED
+    code = "unauthorized"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail, headers={"WWW-Authenticate": 'Bearer realm="cifar-service"'})
 
 
 class UnknownModel(ServiceError):
@@ -109,21 +118,28 @@ def image_refused(error: ImageError) -> ServiceError:
 EXPECTED = (ServiceError, HTTPException)
 
 
+def code_of(error: Exception) -> str:
+    """The stable code that programs and metrics know the error by."""
+    if isinstance(error, HTTPException):
+        return HTTPStatus(error.status_code).name.lower()
+    return error.code if isinstance(error, ServiceError) else ServiceError.code
+
+
 def render_error(request: Request, error: Exception) -> Response:
     """The one place where an error becomes a response: ours, Starlette's own (404, 405), or one nobody expected."""
     if isinstance(error, HTTPException):
         status, headers = HTTPStatus(error.status_code), dict(error.headers or {})
-        code, detail = status.name.lower(), f"{request.method} {request.url.path}: {status.description or error.detail}"
+        detail = f"{request.method} {request.url.path}: {status.description or error.detail}"
     elif isinstance(error, ServiceError):
-        status, headers, code, detail = error.status, error.headers, error.code, error.detail
+        status, headers, detail = error.status, error.headers, error.detail
     else:
-        status, headers, code = HTTPStatus.INTERNAL_SERVER_ERROR, {}, ServiceError.code
+        status, headers = HTTPStatus.INTERNAL_SERVER_ERROR, {}
         detail = "the service failed on this request; its log has the reason under this request id"
     problem = {
         "type": "about:blank",
         "title": status.phrase,
         "status": int(status),
-        "code": code,
+        "code": code_of(error),
         "detail": detail,
         "request_id": request.state.request_id,
     }

@@ -6,18 +6,25 @@ import logging
 import threading
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
 from models.card import ModelCard
 from models.checkpoint import CheckpointError, card_path, load, write_atomically
-from models.classifier import Classifier
 from models.pixels import Pixels
+from server.forward import Forward, make_forward
+from server.settings import Settings
 from server.wire import Probabilities
 
 _RELOAD_EVERY_S = 0.5
 
 log = logging.getLogger(__name__)
+
+
+class _Serving(NamedTuple):
+    forward: Forward
+    card: ModelCard
 
 
 class LiveModel:
@@ -27,32 +34,32 @@ class LiveModel:
     goes on with it.
     """
 
-    def __init__(self, checkpoint: Path, last_good: Path, device: str, threads: int) -> None:
+    def __init__(self, settings: Settings, last_good: Path, device: str, threads: int) -> None:
         """Raises CheckpointError. `threads` is how many cores one forward pass on the CPU may take."""
         torch.set_num_threads(threads)
-        self._checkpoint = checkpoint
+        self._settings = settings
+        self._threads = threads
         self._last_good = last_good
         self._device = _usable(device)
         self._reloading = threading.Lock()
         self._files = self._stat_files()
         try:
-            self._classifier = self._load(checkpoint)
+            self._serving = self._load(settings.checkpoint_path())
         except CheckpointError as error:
             if not last_good.exists():
                 raise
             log.error("starting anew with the checkpoint served before: %s", error)
-            self._classifier = self._load(last_good)
+            self._serving = self._load(last_good)
         self._keep()
 
     @property
     def card(self) -> ModelCard:
-        return self._classifier.card
+        return self._serving.card
 
     def predict(self, pixels: Pixels) -> tuple[Probabilities, ModelCard]:
         """uint8 [N, H, W, 3] → float32 [N, C] and the card of the one model that made all of them."""
-        classifier = self._classifier  # read once: another may take its place meanwhile
-        with torch.inference_mode():
-            return classifier(torch.tensor(pixels, device=self._device)).cpu().numpy(), classifier.card
+        serving = self._serving  # read once: another may take its place meanwhile
+        return serving.forward(pixels), serving.card
 
     def follow_checkpoint(self) -> None:
         """Runs for ever: looks at the files, and takes over what has changed."""
@@ -67,39 +74,33 @@ class LiveModel:
         with self._reloading:
             self._files = self._stat_files()
             try:
-                classifier = self._load(self._checkpoint)
-                if classifier.card.input_size != self.card.input_size:
-                    raise CheckpointError(f"{self._checkpoint} takes another input size: restart to serve it")
+                candidate = self._load(self._settings.checkpoint_path())
+                if candidate.card.input_size != self.card.input_size:
+                    raise CheckpointError("it takes another input size: restart to serve it")
             except CheckpointError as error:
                 log.error("still serving %s: %s", self.card.version, error)
                 raise
-            if classifier.card != self.card:
-                log.info("now serving %s in place of %s", classifier.card.version, self.card.version)
-                self._classifier = classifier
+            if candidate.card != self.card:
+                log.info("now serving %s in place of %s", candidate.card.version, self.card.version)
+                self._serving = candidate
                 self._keep()
 
     def _keep(self) -> None:
         """Copy what serves now to `last_good`, unless the files have changed again already."""
-        weights = self._checkpoint.read_bytes() if self._checkpoint.exists() else b""
+        checkpoint = self._settings.checkpoint_path()
+        weights = checkpoint.read_bytes() if checkpoint.exists() else b""
         if hashlib.sha256(weights).hexdigest() == self.card.sha256:
             write_atomically(card_path(self._last_good), self.card.model_dump_json().encode())
             write_atomically(self._last_good, weights)
 
-    def _load(self, path: Path) -> Classifier:
-        classifier = load(path).to(self._device)
-        size = classifier.card.input_size
-        try:
-            with torch.inference_mode():
-                canary = classifier(torch.zeros(2, size, size, 3, dtype=torch.uint8, device=self._device))
-        except RuntimeError as error:
-            raise CheckpointError(f"{path} fails on a picture of {size}×{size}: {error}") from None
-        if canary.shape != (2, len(classifier.card.classes)) or not canary.isfinite().all():
-            raise CheckpointError(f"{path} does not answer a picture with {len(classifier.card.classes)} probabilities")
-        return classifier
+    def _load(self, path: Path) -> "_Serving":
+        classifier = load(path)
+        return _Serving(make_forward(classifier, self._device, self._settings.forward, self._threads), classifier.card)
 
     def _stat_files(self) -> list[tuple[int, int, int] | None]:
         stats: list[tuple[int, int, int] | None] = []
-        for path in (self._checkpoint, card_path(self._checkpoint)):
+        checkpoint = self._settings.checkpoint_path()  # anew each time: the default is one that may appear
+        for path in (checkpoint, card_path(checkpoint)):
             try:
                 stat = path.stat()
                 stats.append((stat.st_ino, stat.st_size, stat.st_mtime_ns))

@@ -1,65 +1,123 @@
-"""The boundary that every request crosses: it gets an id, its body a limit, and an error becomes a response."""
+"""The boundary that every request crosses: it gets an id and is counted, its key is checked, its body has a limit, and
+an error becomes a response."""
 
 import logging
 import random
 import re
+import time
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.errors import EXPECTED, PayloadTooLarge, render_error
+from server import logs
+from server.errors import EXPECTED, PayloadTooLarge, code_of, render_error
+from server.metrics import SEEN
+from server.security import ApiKeys
 
 _SANE_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+_CLIENT_GONE = 499  # nginx's, for a client that leaves in the middle of its upload: nobody is left to read it
+_NO_ROUTE = "none"
+_LOGGED_PATH_LENGTH = 256
 
 log = logging.getLogger(__name__)
 
 
 class Boundary:
-    """One layer where Starlette would have four (errors, exceptions, ids, limits): each costs every message."""
+    """One layer where Starlette would have one each for errors, exceptions, ids, limits, keys: each costs a request.
 
-    def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
+    With `log_all` every request leaves a line in the log. Otherwise one that failed does, but not one of the surplus
+    that is refused with 429: those come by the thousand when there is least time for them, and are counted anyway.
+    """
+
+    def __init__(self, app: ASGIApp, max_body_bytes: int, keys: ApiKeys, log_all: bool) -> None:
         self._app = app
         self._max_body_bytes = max_body_bytes
+        self._keys = keys
+        self._log_all = log_all
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        headers = dict(scope["headers"])
-        request_id = headers.get(b"x-request-id", b"")
-        if not _SANE_REQUEST_ID.fullmatch(request_id):
-            request_id = b"%032x" % random.getrandbits(128)
-        scope.setdefault("state", {})["request_id"] = request_id.decode()
-        announced = int(headers.get(b"content-length", b"0"))  # the HTTP parser has made sure that it is a number
-        received, answering = 0, False
-
-        async def receive_within_limit() -> Message:
-            nonlocal received
-            if announced > self._max_body_bytes:  # refused before its first byte
-                raise self._too_large()
-            message = await receive()
-            received += len(message.get("body", b""))
-            if received > self._max_body_bytes:
-                raise self._too_large()
-            return message
-
-        async def send_with_id(message: Message) -> None:
-            nonlocal answering
-            if message["type"] == "http.response.start":
-                answering = True
-                message["headers"].append((b"x-request-id", request_id))
-            await send(message)
-
+        started = time.perf_counter()
+        exchange = _Exchange(scope, receive, send, self._max_body_bytes)
+        SEEN.in_flight += 1
         try:
-            await self._app(scope, receive_within_limit, send_with_id)
+            if self._keys:
+                self._keys.check(scope["path"], exchange.headers)
+            await self._app(scope, exchange.receive, exchange.send)
         except ClientDisconnect:
-            return  # in the middle of its upload: nobody is left to answer
+            exchange.status = _CLIENT_GONE
         except Exception as error:
-            if not isinstance(error, EXPECTED):
-                log.exception("request %s failed", request_id.decode())
-            if answering:
-                raise
-            response = render_error(Request(scope), error)
-            await response(scope, receive, send_with_id)
+            await exchange.refuse(error)
+        finally:
+            SEEN.in_flight -= 1
+            seconds = time.perf_counter() - started
+            status = exchange.status
+            SEEN.request(scope["route"].path if "route" in scope else _NO_ROUTE, status, seconds)
+            if self._log_all or (status >= 400 and status != 429):
+                exchange.log(seconds)
+
+
+class _Exchange:
+    """One request and its answer, watched on their way through."""
+
+    __slots__ = ("_announced", "_max_body_bytes", "_receive", "_received", "_scope", "_send", "headers", "id", "status")
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, max_body_bytes: int) -> None:
+        self.headers: dict[bytes, bytes] = dict(scope["headers"])
+        self.id = self.headers.get(b"x-request-id", b"")
+        if not _SANE_REQUEST_ID.fullmatch(self.id):
+            self.id = b"%032x" % random.getrandbits(128)
+        scope.setdefault("state", {})["request_id"] = self.id.decode()
+        self.status = 0  # until an answer begins
+        self._scope, self._receive, self._send = scope, receive, send
+        self._max_body_bytes = max_body_bytes
+        self._announced = int(self.headers.get(b"content-length", b"0"))  # a number, as the HTTP parser has made sure
+        self._received = 0
+
+    async def receive(self) -> Message:
+        """The next part of the body. Raises PayloadTooLarge: before the first byte where the length is announced."""
+        if self._announced > self._max_body_bytes:
+            raise self._too_large()
+        message = await self._receive()
+        self._received += len(message.get("body", b""))
+        if self._received > self._max_body_bytes:
+            raise self._too_large()
+        return message
 
     def _too_large(self) -> PayloadTooLarge:
         return PayloadTooLarge(f"the body is over {self._max_body_bytes:,} bytes, the largest that is taken")
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            message["headers"].append((b"x-request-id", self.id))
+        await self._send(message)
+
+    async def refuse(self, error: Exception) -> None:
+        """Answer with the error. Raises it again where an answer has begun already."""
+        if not isinstance(error, EXPECTED):
+            log.exception("a request failed", extra=logs.fields(request_id=self.id.decode()))
+        if self.status:
+            raise error
+        SEEN.rejected(code_of(error))
+        response = render_error(Request(self._scope), error)
+        await response(self._scope, self._receive, self.send)
+
+    def log(self, seconds: float) -> None:
+        """One line: who asked for what, and what came of it. Never the query, a body or a header that holds a key."""
+        scope, state = self._scope, self._scope["state"]
+        said = logs.fields(
+            request_id=self.id.decode(),
+            trace_id=logs.trace_id(self.headers.get(b"traceparent")),
+            client=scope["client"][0] if scope["client"] else None,
+            method=scope["method"],
+            path=scope["raw_path"].decode("latin-1")[
+                :_LOGGED_PATH_LENGTH
+            ],  # escaped: it cannot begin a line of its own
+            status=self.status,
+            ms=round(seconds * 1000, 2),
+            images=state.get("images"),
+            batch_size=state.get("batch_size"),
+        )
+        log.log(logging.ERROR if self.status >= 500 else logging.INFO, "request answered", extra=said)

@@ -8,13 +8,15 @@ import numpy as np
 import orjson
 from fastapi import APIRouter
 from fastapi.routing import APIRoute
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from models.card import ModelCard
 from models.pixels import ImageError
 from server.errors import DeadlineExceeded, RequestTimeout, UnknownModel, image_refused
+from server.metrics import SEEN, render
 from server.requests import PredictRequest, read_predict_request
 from server.schemas import PREDICT_OPENAPI, Health, Model, Prediction, Predictions, Problem
 from server.service import Classified, Service
@@ -68,9 +70,11 @@ def add_routes(router: APIRouter, service: Service, settings: Settings) -> None:
         try:
             async with asyncio.timeout(settings.deadline_s):
                 asked = await read_predict_request(request, settings)
+                request.scope["state"]["images"] = len(asked.images)
                 classified = await service.classify([image for image in asked.images if isinstance(image, bytes)])
         except TimeoutError:
             raise (RequestTimeout if asked is None else DeadlineExceeded)(settings.deadline_s) from None
+        request.scope["state"]["batch_size"] = classified.batch_size
         return _json(_answer(asked, classified, settings.model_name))
 
     @router.post(
@@ -92,6 +96,12 @@ def add_routes(router: APIRouter, service: Service, settings: Settings) -> None:
     async def readyz(request: Request) -> Response:
         return _json({"status": "ready", "model": {"name": settings.model_name, "version": service.card.version}})
 
+    @router.get("/metrics", response_class=PlainTextResponse, summary="Prometheus metrics of all processes")
+    async def metrics(request: Request) -> Response:
+        SEEN.write()
+        page = await asyncio.to_thread(render, settings.model_name, SEEN.card)
+        return Response(page, media_type=CONTENT_TYPE_PLAIN_0_0_4)
+
 
 def _answer(asked: PredictRequest, classified: Classified, model_name: str) -> dict[str, Any]:
     model = {"name": model_name, "version": classified.card.version}
@@ -109,6 +119,7 @@ def _describe(images: Sequence[Probabilities | ImageError], card: ModelCard, top
     described: list[dict[str, Any]] = []
     for image in images:
         if isinstance(image, ImageError):
+            SEEN.rejected(image.code)
             described.append({"error": {"code": image.code, "detail": image.detail}})
             continue
         top = [

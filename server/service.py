@@ -25,6 +25,7 @@ class Classified:
 
     images: list[Probabilities | ImageError]
     card: ModelCard
+    batch_size: int  # images of the batch they were in, the largest where they were in several
 
 
 class Service:
@@ -64,10 +65,11 @@ class Service:
             versions = {predictions.card.version for _, predictions in answers if predictions}
             if len(versions) <= 1:
                 break  # else the model changed on the way, and no answer mixes two
-        cards = [predictions.card for _, predictions in answers if predictions]
+        batches = [predictions for _, predictions in answers if predictions]
         return Classified(
             [image for decoded, predictions in answers for image in _rows(decoded, predictions)],
-            cards[0] if cards else self.card,
+            batches[0].card if batches else self.card,
+            max((batch.batch_size for batch in batches), default=0),
         )
 
     async def _classify_group(self, images: Sequence[bytes]) -> tuple[list[Pixels | ImageError], Predictions | None]:

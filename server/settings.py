@@ -7,8 +7,10 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, PositiveInt
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, PositiveInt, SecretStr
+from pydantic_settings import BaseSettings, CliSuppress, SettingsConfigDict
+
+from server.logs import Format, Level
 
 PRETRAINED_CHECKPOINT = Path(__file__).parents[1] / "models" / "pretrained" / "cifar_net.pth"
 
@@ -26,6 +28,7 @@ class Settings(BaseSettings):
     host: Literal["127.0.0.1", "0.0.0.0", "::"] = Field("127.0.0.1", description="address to listen on")  # noqa: S104
     port: int = Field(8000, ge=1024, le=65535, description="port to listen on, from 1024")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where the network runs")
+    forward: Literal["eager", "onnxruntime"] = Field("eager", description="torch, or faster on the CPU: extra 'onnx'")
     reload: bool = Field(True, description="serve a changed checkpoint without a restart")
 
     workers: PositiveInt | Literal["auto"] = Field("auto", description="processes a device that run the network")
@@ -37,6 +40,19 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(25 * 2**20, ge=1, description="largest request body")
     max_image_pixels: int = Field(64_000_000, ge=1, le=89_000_000, description="largest picture, width x height")
     max_images: int = Field(1024, ge=1, description="most images in a request")
+
+    # A flag would show the keys to everyone who can list processes.
+    api_keys: CliSuppress[SecretStr | None] = Field(None, description="keys that clients may use, comma separated")
+    api_keys_file: Path | None = Field(
+        None, description="file with an API key on each line, re-read when it changes; or CIFAR_API_KEYS"
+    )
+    ssl_certfile: Path | None = Field(None, description="TLS certificate chain, PEM")
+    ssl_keyfile: Path | None = Field(None, description="its private key, PEM, unencrypted")
+    cors_origins: str = Field("", description="web origins whose pages may call, comma separated, or *")
+
+    log_format: Format = Field("auto", description="auto: plain on a terminal, else JSON")
+    log_level: Level = Field("info", description="least level that is logged")
+    access_log: bool = Field(False, description="log every request, not only those that failed")
 
     def checkpoint_path(self) -> Path:
         """The checkpoint to serve, absolute."""

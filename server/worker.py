@@ -19,10 +19,14 @@ import litserve
 from litserve.loops.base import LitLoop
 
 from models.card import ModelCard
+from server import logs
+from server.settings import Settings
 from server.wire import RELOAD, Kind, pack_predictions, unpack_batch
 
 if TYPE_CHECKING:
     from server.live_model import LiveModel
+
+_NEWS_EVERY_S = 0.5  # how soon an HTTP process without requests hears of another checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -35,25 +39,24 @@ def socket_path(folder: Path, worker_id: int) -> Path:
 class ClassifierAPI(litserve.LitAPI):
     """Loads the checkpoint in the worker; the batches then come through SocketLoop, not through LitServe's queue."""
 
-    def __init__(self, checkpoint: Path, sockets: Path, follow: bool, threads: int) -> None:
+    def __init__(self, settings: Settings, sockets: Path, threads: int) -> None:
         super().__init__(loop=SocketLoop())  # type: ignore[no-untyped-call]  # LitServe's __init__ has no types
-        self.checkpoint = checkpoint
+        self.settings = settings
         self.sockets = sockets
-        self.follow = follow
         self.threads = threads
 
     def setup(self, device: str) -> None:
-        logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+        logs.configure(self.settings.log_format, self.settings.log_level)
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the main process ends us in turn
         threading.Thread(target=_end_with_parent, daemon=True).start()
         from models.checkpoint import CheckpointError
         from server.live_model import LiveModel
 
         try:
-            self.model = LiveModel(self.checkpoint, self.sockets / "serving.pth", device, self.threads)
+            self.model = LiveModel(self.settings, self.sockets / "serving.pth", device, self.threads)
         except CheckpointError as error:
             sys.exit(f"cifar-serve: {error}")  # the main process sees this one end, and gives up
-        if self.follow:
+        if self.settings.reload:
             threading.Thread(target=self.model.follow_checkpoint, daemon=True).start()
         gc.freeze()  # a full collection over torch's object graph takes about 100 ms
 
@@ -88,6 +91,9 @@ def _answer(connection: Connection, model: "LiveModel", one_batch_at_a_time: thr
     try:
         card_sent = _send_card(connection, model.card)
         while True:
+            while not connection.poll(_NEWS_EVERY_S):
+                if model.card != card_sent:
+                    card_sent = _send_card(connection, model.card)
             message = connection.recv_bytes()
             try:
                 if message == RELOAD:

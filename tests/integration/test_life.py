@@ -115,3 +115,22 @@ def test_ctrl_c_ends_it_quietly(start: StartService, checkpoint: Path, picture: 
         os.kill(pid, signal.SIGINT)  # as a terminal does: to the whole foreground group
     assert service.process.wait(timeout=30) == 0
     assert "Traceback" not in service.log.read_text()
+
+
+def test_a_first_checkpoint_trained_beside_the_running_service_takes_over_from_the_shipped_one(
+    start: StartService, picture: bytes
+) -> None:
+    service = start()
+    shipped = httpx.post(f"{service.url}/predict", content=picture).json()["model"]["version"]
+    card = save_net(service.log.parent / "cifar_net.pth", seed=4)
+    wait_until(lambda: httpx.get(f"{service.url}/readyz").json()["model"]["version"] != shipped, timeout_s=5)
+    assert httpx.post(f"{service.url}/predict", content=picture).json()["model"]["version"] == card.version
+
+
+def test_a_device_that_is_not_there_is_one_sentence_and_exit_code_1(tmp_path: Path, checkpoint: Path) -> None:
+    result = run_command("cifar-serve", "--device", "cuda", "--checkpoint", str(checkpoint), cwd=tmp_path)
+    if result.returncode == 0:
+        pytest.skip("this machine has a GPU")
+    assert result.returncode == 1
+    assert "no NVIDIA GPU" in result.stderr
+    assert "Traceback" not in result.stderr

@@ -1,0 +1,73 @@
+"""The forward pass: eager torch, which is the reference, or ONNX Runtime on the CPU, which must agree with it."""
+
+import io
+import warnings
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from models.checkpoint import CheckpointError
+from models.classifier import Classifier
+from models.pixels import Pixels
+from server.wire import Probabilities
+
+# uint8 [N, H, W, 3] → float32 [N, C], rows summing to 1.
+Forward = Callable[[Pixels], Probabilities]
+
+_CANARY_IMAGES = 8
+_TOLERANCE = 1e-4  # of a probability: the two add up in another order, and no more than that
+
+
+def make_forward(classifier: Classifier, device: torch.device, kind: str, threads: int) -> Forward:
+    """`kind` is `eager` or `onnxruntime`. Raises CheckpointError where a canary batch fails or disagrees."""
+    card = classifier.card
+    shape = (_CANARY_IMAGES, card.input_size, card.input_size, 3)
+    canary = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    try:
+        forward = _eager(classifier.to(device), device)
+        expected = forward(canary)
+    except RuntimeError as error:
+        raise CheckpointError(f"the network fails on {device}, {card.input_size}×{card.input_size}: {error}") from None
+    if expected.shape != (_CANARY_IMAGES, len(card.classes)) or not np.isfinite(expected).all():
+        raise CheckpointError(f"the network does not answer a picture with {len(card.classes)} probabilities")
+    if kind == "onnxruntime":
+        forward = _onnxruntime(classifier, canary, threads)
+        difference = np.abs(forward(canary) - expected).max()
+        if not difference <= _TOLERANCE:
+            raise CheckpointError(
+                f"ONNX Runtime's probabilities are off by {difference:.2g}: serve with --forward eager"
+            )
+    return forward
+
+
+def _eager(classifier: Classifier, device: torch.device) -> Forward:
+    def forward(pixels: Pixels) -> Probabilities:
+        with torch.inference_mode():
+            probabilities: Probabilities = classifier(torch.tensor(pixels, device=device)).cpu().numpy()
+        return probabilities
+
+    return forward
+
+
+def _onnxruntime(classifier: Classifier, canary: Pixels, threads: int) -> Forward:
+    try:
+        import onnxruntime
+    except ModuleNotFoundError:
+        raise CheckpointError("ONNX Runtime is not installed: pip install 'cifar-service[onnx]'") from None
+    model = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter that needs no further package is called the old one
+        torch.onnx.export(
+            classifier.cpu(),
+            (torch.tensor(canary),),
+            model,  # type: ignore[arg-type]  # a file object is taken too, says its documentation
+            input_names=["pixels"],
+            output_names=["probabilities"],
+            dynamic_axes={"pixels": {0: "n"}, "probabilities": {0: "n"}},
+            dynamo=False,
+        )
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(model.getvalue(), options, providers=["CPUExecutionProvider"])
+    return lambda pixels: session.run(None, {"pixels": pixels})[0]

@@ -1,0 +1,97 @@
+"""docs/operations.md says what the code does. `python -m tests.server.test_operations` writes its tables anew."""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from prometheus_client.metrics import MetricWrapperBase
+from pydantic import SecretStr
+
+from server import errors, metrics
+from server.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "operations.md"
+
+
+def table(*header: str, rows: Iterator[tuple[str, ...]]) -> str:
+    lines = [header, ("---",) * len(header), *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def settings_table() -> str:
+    def rows() -> Iterator[tuple[str, ...]]:
+        for name, field in Settings.model_fields.items():
+            flag = f"--{name.replace('_', '-')}"
+            flags = f"`{flag}`, `--no-{flag[2:]}`" if field.annotation is bool else f"`{flag}`"
+            default = "" if field.default in (None, "") else f"`{str(field.default).lower()}`"
+            secret = str(SecretStr.__name__) in str(field.annotation)
+            yield "" if secret else flags, f"`CIFAR_{name.upper()}`", default, field.description or ""
+
+    return table("flag", "environment", "default", "meaning", rows=rows())
+
+
+def metrics_table() -> str:
+    def rows() -> Iterator[tuple[str, ...]]:
+        for metric in vars(metrics).values():
+            if isinstance(metric, MetricWrapperBase):
+                name = metric._name + ("_total" if metric._type == "counter" else "")
+                yield f"`{name}`", metric._type, ", ".join(metric._labelnames), metric._documentation
+        (model,) = metrics.ServedModel("", None).collect()
+        yield f"`{model.name}_info`", "gauge", "model, version, architecture", model.documentation
+
+    return table("metric", "type", "labels", "meaning", rows=rows())
+
+
+def refusals_table() -> str:
+    meanings = dict(re.findall(r"^[├└]── (\w+) +\d{3}  (.*)$", errors.__doc__ or "", re.MULTILINE))
+
+    def rows() -> Iterator[tuple[str, ...]]:
+        for kind in sorted(errors.ServiceError.__subclasses__(), key=lambda kind: kind.status):
+            yield str(int(kind.status)), f"`{kind.code}`", meanings[kind.__name__]
+        yield "404", "`not_found`", "no such path"
+        yield "405", "`method_not_allowed`", "the path takes another method"
+        yield "500", f"`{errors.ServiceError.code}`", "the service failed on this request; the log has the reason"
+
+    return table("status", "code", "meaning", rows=rows())
+
+
+def with_tables(page: str) -> str:
+    tables = {"settings": settings_table(), "metrics": metrics_table(), "refusals": refusals_table()}
+    for name, rows in tables.items():
+        opening = f"<!-- {name} -->\n"
+        before, _, after = page.partition(opening)
+        page = before + opening + rows + "<!-- end -->" + after.partition("<!-- end -->")[2]
+    return page
+
+
+def codes_in(source: Path) -> Iterator[str]:
+    """The codes that this file gives to images and refusals, where it makes them."""
+    kinds = {"ImageError", *(kind.__name__ for kind in errors.ServiceError.__subclasses__())}
+    for node in ast.walk(ast.parse(source.read_text())):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in kinds:
+            position = 0 if node.func.id == "ImageError" else 1
+            for argument in node.args[position : position + 1]:
+                if isinstance(argument, ast.Constant):
+                    yield str(argument.value)
+
+
+def test_the_tables_of_the_operations_page_are_those_of_the_code() -> None:
+    assert PAGE.read_text() == with_tables(PAGE.read_text()), "write it anew: python -m tests.server.test_operations"
+
+
+def test_the_operations_page_names_every_code() -> None:
+    page = PAGE.read_text()
+    codes = {code for folder in ("models", "server") for path in (ROOT / folder).glob("*.py") for code in codes_in(path)}
+    assert {"empty", "too_many_images"} <= codes
+    assert not {code for code in codes if f"`{code}`" not in page}
+
+
+def test_the_tree_of_errors_has_their_statuses() -> None:
+    said = dict(re.findall(r"^[├└]── (\w+) +(\d{3})  ", errors.__doc__ or "", re.MULTILINE))
+    assert said == {kind.__name__: str(int(kind.status)) for kind in errors.ServiceError.__subclasses__()}
+
+
+if __name__ == "__main__":
+    PAGE.write_text(with_tables(PAGE.read_text()))
