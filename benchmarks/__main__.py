@@ -3,7 +3,7 @@
 import importlib
 import sys
 
-NAMES = ("training", "evaluation", "serving")
+NAMES = ("training", "evaluation", "serving", "batches")
 
 
 def main() -> int:

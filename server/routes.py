@@ -18,7 +18,7 @@ from models.pixels import ImageError
 from server.errors import DeadlineExceeded, RequestTimeout, UnknownModel, image_refused
 from server.metrics import SEEN, render
 from server.requests import PredictRequest, read_predict_request
-from server.schemas import PREDICT_OPENAPI, Health, Model, Prediction, Predictions, Problem
+from server.schemas import LOAD_OPENAPI, PREDICT_OPENAPI, Health, Model, Prediction, Predictions, Problem
 from server.service import Classified, Service
 from server.settings import Settings
 from server.wire import Probabilities
@@ -40,7 +40,8 @@ _PROBLEMS = {
 
 def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """For OpenAPI: what a route may refuse."""
-    return {status: {"model": Problem, "description": _PROBLEMS[status]} for status in statuses}
+    content = {"application/problem+json": {"schema": Problem.model_json_schema()}}
+    return {status: {"description": _PROBLEMS[status], "content": content} for status in statuses}
 
 
 class DirectRoute(APIRoute):
@@ -81,6 +82,7 @@ def add_routes(router: APIRouter, service: Service, settings: Settings) -> None:
         "/v2/repository/models/{name}/load",
         response_model=Model,
         responses=_problems(404, 409),
+        openapi_extra=LOAD_OPENAPI,
         summary="Serve the checkpoint as it is on disk now",
     )
     async def load(request: Request) -> Response:

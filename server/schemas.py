@@ -58,6 +58,12 @@ class Health(BaseModel):
 
 _PNG_PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5ErkJggg=="
 
+LOAD_OPENAPI: dict[str, Any] = {
+    "parameters": [
+        {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}, "example": "cifar_net"}
+    ]
+}
+
 PREDICT_OPENAPI: dict[str, Any] = {
     "parameters": [
         {

@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -44,17 +45,20 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def running_service(folder: Path, *flags: str) -> Iterator[RunningService]:
-    """cifar-serve with `flags`, its working directory and log in `folder`: ready when it is yielded, stopped after."""
+def running_service(folder: Path, *flags: str, trust: ssl.SSLContext | None = None) -> Iterator[RunningService]:
+    """cifar-serve with `flags`, its working directory and log in `folder`: ready when it is yielded, stopped after.
+
+    `trust` is for one that answers HTTPS.
+    """
     port = free_port()
-    url, log = f"http://127.0.0.1:{port}", folder / f"service-{port}.log"
+    url, log = f"{'https' if trust else 'http'}://127.0.0.1:{port}", folder / f"service-{port}.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
             [COMMANDS / "cifar-serve", "--port", str(port), *flags], cwd=folder, stdout=output, stderr=output
         )
     service = RunningService(process, url, log)
     try:
-        wait_until(lambda: process.poll() is not None or _is_ready(url), timeout_s=60)
+        wait_until(lambda: process.poll() is not None or _is_ready(url, trust or True), timeout_s=60)
         if process.poll() is not None:
             raise RuntimeError(f"cifar-serve {' '.join(flags)} ended with {process.returncode}:\n{log.read_text()}")
         yield service
@@ -63,9 +67,9 @@ def running_service(folder: Path, *flags: str) -> Iterator[RunningService]:
             service.stop()
 
 
-def _is_ready(url: str) -> bool:
+def _is_ready(url: str, verify: ssl.SSLContext | bool) -> bool:
     with contextlib.suppress(httpx.TransportError):
-        return httpx.get(f"{url}/readyz").is_success
+        return httpx.get(f"{url}/readyz", verify=verify).is_success
     return False
 
 

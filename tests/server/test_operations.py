@@ -26,7 +26,7 @@ def settings_table() -> str:
             flag = f"--{name.replace('_', '-')}"
             flags = f"`{flag}`, `--no-{flag[2:]}`" if field.annotation is bool else f"`{flag}`"
             default = "" if field.default in (None, "") else f"`{str(field.default).lower()}`"
-            secret = str(SecretStr.__name__) in str(field.annotation)
+            secret = SecretStr.__name__ in str(field.annotation)
             yield "" if secret else flags, f"`CIFAR_{name.upper()}`", default, field.description or ""
 
     return table("flag", "environment", "default", "meaning", rows=rows())
@@ -48,13 +48,13 @@ def refusals_table() -> str:
     meanings = dict(re.findall(r"^[├└]── (\w+) +\d{3}  (.*)$", errors.__doc__ or "", re.MULTILINE))
 
     def rows() -> Iterator[tuple[str, ...]]:
-        for kind in sorted(errors.ServiceError.__subclasses__(), key=lambda kind: kind.status):
+        for kind in errors.ServiceError.__subclasses__():
             yield str(int(kind.status)), f"`{kind.code}`", meanings[kind.__name__]
         yield "404", "`not_found`", "no such path"
         yield "405", "`method_not_allowed`", "the path takes another method"
         yield "500", f"`{errors.ServiceError.code}`", "the service failed on this request; the log has the reason"
 
-    return table("status", "code", "meaning", rows=rows())
+    return table("status", "code", "meaning", rows=iter(sorted(rows())))
 
 
 def with_tables(page: str) -> str:
@@ -83,7 +83,9 @@ def test_the_tables_of_the_operations_page_are_those_of_the_code() -> None:
 
 def test_the_operations_page_names_every_code() -> None:
     page = PAGE.read_text()
-    codes = {code for folder in ("models", "server") for path in (ROOT / folder).glob("*.py") for code in codes_in(path)}
+    codes = {
+        code for folder in ("models", "server") for path in (ROOT / folder).glob("*.py") for code in codes_in(path)
+    }
     assert {"empty", "too_many_images"} <= codes
     assert not {code for code in codes if f"`{code}`" not in page}
 

@@ -1,0 +1,231 @@
+"""What an operator sees and sets, on real processes: metrics, logs, keys, TLS."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+import trustme
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.integration.conftest import StartService
+from tests.integration.running import RunningService, running_service, save_net, wait_until, worker_of
+from tests.pictures import draw_shape
+
+
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    path = tmp_path_factory.mktemp("picture") / "circle.png"
+    draw_shape("circle", 1).save(path)
+    return path.read_bytes()
+
+
+def metrics(service: RunningService) -> dict[str, float]:
+    """name{label,…} → value."""
+    page = httpx.get(f"{service.url}/metrics", timeout=30).raise_for_status()
+    assert page.headers["Content-Type"].startswith("text/plain; version=0.0.4")
+    samples = [sample for family in text_string_to_metric_families(page.text) for sample in family.samples]
+    return {",".join([sample.name, *sorted(sample.labels.values())]): sample.value for sample in samples}
+
+
+def wait_for_metric(service: RunningService, name: str, value: float) -> None:
+    wait_until(lambda: metrics(service).get(name) == value)
+
+
+def lines(service: RunningService) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in service.log.read_text().splitlines()]
+
+
+def predict(service: RunningService, picture: bytes, **headers: str) -> httpx.Response:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    return httpx.post(f"{service.url}/predict", content=picture, headers=named, timeout=60)
+
+
+@contextlib.contextmanager
+def requests_under_way(service: RunningService, count: int) -> Iterator[list[socket.socket]]:
+    """Uploads that stop in the middle."""
+    address = urlsplit(service.url)
+    with contextlib.ExitStack() as stack:
+        sockets = [
+            stack.enter_context(socket.create_connection((address.hostname, address.port))) for _ in range(count)
+        ]
+        for connection in sockets:
+            connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nbegun")
+        yield sockets
+
+
+def test_two_http_processes_are_one_sum_which_outlives_one_of_them(
+    start: StartService, checkpoint: Path, picture: bytes
+) -> None:
+    service = start("--checkpoint", str(checkpoint), "--http-processes", "2", "--access-log")
+    asked = 0
+
+    def answering() -> set[int]:
+        return {line["process"] for line in lines(service) if line.get("path") == "/predict"}
+
+    while len(answering()) < 2:
+        assert predict(service, picture).is_success
+        asked += 1
+    many = httpx.post(f"{service.url}/predict", files=[("files", picture), ("files", b"no picture")])
+    assert many.is_success
+    assert predict(service, b"no picture").status_code == 422
+    wait_for_metric(service, "cifar_requests_total,/predict,200", asked + 1)
+    seen = metrics(service)
+    assert seen["cifar_requests_total,/predict,422"] == 1
+    assert seen["cifar_images_total"] == asked + 1
+    assert seen["cifar_batch_size_images_sum"] == asked + 1
+    assert seen["cifar_confidence_ratio_count"] == asked + 1
+    assert seen["cifar_queue_wait_seconds_count"] == asked + 1
+    assert seen["cifar_request_duration_seconds_count,/predict"] == asked + 2
+    assert seen["cifar_rejections_total,not_an_image"] == 2
+    assert sum(value for name, value in seen.items() if name.startswith("cifar_predictions_total")) == asked + 1
+
+    with requests_under_way(service, 6) as uploads:
+        wait_for_metric(service, "cifar_requests_in_flight", 7)  # and the one that asks
+        os.kill(min(answering()), signal.SIGKILL)
+
+        def left() -> int:
+            return sum(not ended(upload) for upload in uploads)
+
+        wait_until(lambda: metrics(service)["cifar_requests_in_flight"] == left() + 1)
+        assert metrics(service)["cifar_requests_total,/predict,200"] == asked + 1
+    wait_until(lambda: metrics(service)["cifar_requests_in_flight"] == 1)
+
+
+def ended(connection: socket.socket) -> bool:
+    connection.setblocking(False)
+    try:
+        return not connection.recv(1)
+    except BlockingIOError:
+        return False
+    except ConnectionError:
+        return True
+
+
+def test_counters_outlive_a_killed_worker_and_count_it_and_a_reload(
+    start: StartService, tmp_path: Path, picture: bytes
+) -> None:
+    path = tmp_path / "net.pth"
+    first = save_net(path, seed=1)
+    service = start("--checkpoint", str(path))
+    for _ in range(5):
+        predict(service, picture)
+    wait_for_metric(service, "cifar_images_total", 5)
+    assert f"cifar_model_info,{first.version},net,net" in metrics(service)
+    for count in (1, 2):
+        os.kill(worker_of(service), signal.SIGKILL)
+        wait_for_metric(service, "cifar_worker_restarts_total", count)
+        assert predict(service, picture).is_success
+        wait_for_metric(service, "cifar_images_total", 5 + count)
+
+    second = save_net(path, seed=2)
+    wait_until(lambda: predict(service, picture).json()["model"]["version"] == second.version)
+    seen = metrics(service)
+    assert seen["cifar_model_reloads_total"] == 1
+    assert [name for name in seen if name.startswith("cifar_model_info")] == [
+        f"cifar_model_info,{second.version},net,net"
+    ]
+
+
+def test_every_line_of_the_log_is_json_and_a_failed_request_is_found_by_its_id(
+    start: StartService, checkpoint: Path, picture: bytes
+) -> None:
+    service = start("--checkpoint", str(checkpoint))
+    trace = "0af7651916cd43dd8448eb211c80319c"
+    predict(service, b"no picture", X_Request_ID="mine-1", traceparent=f"00-{trace}-b7ad6b7169203331-01")
+    predict(service, picture, X_Request_ID="mine-2")
+    httpx.get(f"{service.url}/a%0Ab?secret=query")
+    wait_until(lambda: "%0Ab" in service.log.read_text())
+    os.kill(worker_of(service), signal.SIGKILL)
+    assert predict(service, picture).is_success
+    assert service.stop() == 0
+    written = lines(service)
+    (refused,) = (line for line in written if line.get("request_id") == "mine-1")
+    assert (refused["status"], refused["path"], refused["images"]) == (422, "/predict", 1)
+    assert (refused["client"], refused["method"], refused["trace_id"]) == ("127.0.0.1", "POST", trace)
+    assert refused["ms"] > 0
+    assert not [line for line in written if line.get("request_id") == "mine-2"], "it succeeded"
+    assert [line for line in written if line["message"].startswith("worker 0 ended")]
+    assert "secret" not in service.log.read_text()
+
+
+def test_with_the_access_log_every_request_is_a_line_with_its_batch(
+    start: StartService, checkpoint: Path, picture: bytes
+) -> None:
+    service = start("--checkpoint", str(checkpoint), "--access-log", "--log-format", "plain")
+    predict(service, picture, X_Request_ID="mine-3")
+    wait_until(lambda: "mine-3" in service.log.read_text())
+    (line,) = (line for line in service.log.read_text().splitlines() if "mine-3" in line)
+    assert "INFO request answered request_id=mine-3 client=127.0.0.1 method=POST path=/predict status=200" in line
+    assert line.endswith("images=1 batch_size=1")
+
+
+def test_keys_are_replaced_without_a_restart_and_are_nowhere_in_the_log(
+    start: StartService, checkpoint: Path, picture: bytes, tmp_path: Path
+) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("old-secret\n")
+    service = start("--checkpoint", str(checkpoint), "--api-keys-file", str(keys), "--access-log")
+    refused = predict(service, picture)
+    assert (refused.status_code, refused.json()["code"]) == (401, "unauthorized")
+    assert refused.headers["WWW-Authenticate"].startswith("Bearer")
+    assert refused.headers["X-Request-ID"] == refused.json()["request_id"]
+    assert predict(service, picture, X_API_Key="old-secret").is_success
+    assert predict(service, picture, X_API_Key="new-secret").status_code == 401
+
+    keys.write_text("old-secret\nnew-secret\n")
+    wait_until(lambda: predict(service, picture, Authorization="Bearer new-secret").is_success)
+    assert predict(service, picture, X_API_Key="old-secret").is_success
+    keys.write_text("new-secret\n")
+    wait_until(lambda: predict(service, picture, X_API_Key="old-secret").status_code == 401)
+
+    for path in ("/livez", "/readyz", "/metrics"):
+        assert httpx.get(f"{service.url}{path}").is_success
+    assert httpx.get(f"{service.url}/openapi.json").status_code == 401
+    assert "secret" not in service.log.read_text()
+
+
+def test_a_body_without_a_key_is_refused_before_it_is_read(
+    start: StartService, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CIFAR_API_KEYS", "one,two")
+    service = start("--checkpoint", str(checkpoint))
+    with requests_under_way(service, 1) as (upload,):
+        upload.settimeout(10)
+        assert upload.recv(100).startswith(b"HTTP/1.1 401")
+
+
+def test_tls_is_served_with_the_files_given(tmp_path: Path, checkpoint: Path, picture: bytes) -> None:
+    authority = trustme.CA()
+    certificate = authority.issue_cert("127.0.0.1")
+    chain, key = tmp_path / "chain.pem", tmp_path / "key.pem"
+    certificate.cert_chain_pems[0].write_to_path(chain)
+    certificate.private_key_pem.write_to_path(key)
+    trust = ssl.create_default_context()
+    authority.configure_trust(trust)
+    flags = ("--checkpoint", str(checkpoint), "--ssl-certfile", str(chain), "--ssl-keyfile", str(key))
+    with running_service(tmp_path, *flags, trust=trust) as service:
+        answer = httpx.post(f"{service.url}/predict", content=picture, verify=trust)
+        assert answer.is_success
+        assert f"at {service.url}," in service.log.read_text()
+
+
+def test_other_origins_may_call_where_they_are_named_and_not_elsewhere(
+    start: StartService, service: RunningService, checkpoint: Path, picture: bytes
+) -> None:
+    ours, other = "https://ours.example", "https://other.example"
+    assert "Access-Control-Allow-Origin" not in predict(service, picture, Origin=ours).headers
+    open_to_ours = start("--checkpoint", str(checkpoint), "--cors-origins", ours)
+    answer = predict(open_to_ours, picture, Origin=ours)
+    assert answer.headers["Access-Control-Allow-Origin"] == ours
+    assert "Access-Control-Allow-Origin" not in predict(open_to_ours, picture, Origin=other).headers
+    asked = {"Origin": ours, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "X-API-Key"}
+    assert httpx.options(f"{open_to_ours.url}/predict", headers=asked).is_success

@@ -1,0 +1,93 @@
+"""What is seen is counted, at a cost that a request does not feel."""
+
+import time
+
+import numpy as np
+import pytest
+
+from models.card import ModelCard
+from server.metrics import DESCRIBED, BulkHistogram, Seen, ServedModel
+
+CARD = ModelCard(sha256="ab" * 32)
+
+
+def value(name: str, **labels: str) -> float:
+    return DESCRIBED.get_sample_value(name, labels) or 0.0
+
+
+def test_many_values_at_once_are_the_same_values_one_by_one() -> None:
+    at_once = BulkHistogram("at_once", "x", buckets=(1, 2, 4), registry=None)
+    one_by_one = BulkHistogram("one_by_one", "x", buckets=(1, 2, 4), registry=None)
+    values = [0, 0.5, 1, 1.5, 2, 3, 4, 5, 1000]
+    at_once.observe_all(values)
+    for number in values:
+        one_by_one.observe(number)
+    ((first,), (second,)) = (at_once.collect(), one_by_one.collect())
+    assert [sample.value for sample in first.samples[:-1]] == [sample.value for sample in second.samples[:-1]]
+
+
+def test_a_nan_does_not_spoil_the_sum() -> None:
+    histogram = BulkHistogram("spoilt", "x", buckets=(1,), registry=None)
+    histogram.observe_all([0.5, float("nan")])
+    (family,) = histogram.collect()
+    assert [sample.value for sample in family.samples if sample.name == "spoilt_sum"] == [0.5]
+
+
+def test_batches_count_images_classes_confidence_and_waits() -> None:
+    seen, names = Seen(), ("images_total", "predictions_total", "confidence_ratio_sum", "queue_wait_seconds_count")
+    before = [value(f"cifar_{name}", **({"label": "cat"} if "pred" in name else {})) for name in names]
+    probabilities = np.zeros((3, 10), np.float32)
+    probabilities[:, 3] = 0.5
+    seen.batch([0.01, 0.02], probabilities, CARD.classes)
+    seen.write()
+    after = [value(f"cifar_{name}", **({"label": "cat"} if "pred" in name else {})) for name in names]
+    assert np.subtract(after, before) == pytest.approx([3, 3, 1.5, 2])
+    seen.write()
+    assert value("cifar_images_total") == after[0], "written once"
+
+
+def test_requests_are_counted_by_route_and_status_and_refusals_by_code() -> None:
+    seen = Seen()
+    for status in (200, 200, 422):
+        seen.request("/test", status, 0.003)
+    seen.rejected("test_code")
+    seen.in_flight, seen.queued = 7, lambda: 11
+    seen.write()
+    assert value("cifar_requests_total", route="/test", status="200") == 2
+    assert value("cifar_requests_total", route="/test", status="422") == 1
+    assert value("cifar_request_duration_seconds_count", route="/test") == 3
+    assert value("cifar_rejections_total", code="test_code") == 1
+    assert (value("cifar_requests_in_flight"), value("cifar_queued_images")) == (7, 11)
+
+
+def test_a_reload_is_a_change_of_version_and_one_process_counts_it() -> None:
+    before = value("cifar_model_reloads_total")
+    other = CARD.model_copy(update={"sha256": "cd" * 32})
+    for counts in (True, False):
+        seen = Seen()
+        seen.counts_reloads = counts
+        for card in (CARD, CARD, other, other):  # the second worker says it again
+            seen.model(card)
+    assert value("cifar_model_reloads_total") == before + 1
+
+
+def test_the_served_model_is_told_by_its_version() -> None:
+    (family,) = ServedModel("net", CARD).collect()
+    (sample,) = family.samples
+    assert sample.labels == {"model": "net", "version": "abababababab", "architecture": "net"}
+    assert not next(iter(ServedModel("net", None).collect())).samples, "before there is one"
+
+
+def test_the_metrics_of_a_request_take_microseconds() -> None:
+    seen, requests = Seen(), 4000
+    probabilities = np.full((1, 10), 0.1, np.float32)
+
+    def seconds() -> float:
+        started = time.perf_counter()
+        for _ in range(requests):
+            seen.request("/test", 200, 0.001)
+            seen.batch([0.0001], probabilities, CARD.classes)
+        seen.write()
+        return time.perf_counter() - started
+
+    assert min(seconds() for _ in range(5)) / requests < 8e-6
