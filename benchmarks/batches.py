@@ -23,7 +23,8 @@ import httpx
 import numpy as np
 import torch
 
-from models.checkpoint import PRETRAINED, load
+from models.card import PRETRAINED
+from models.checkpoint import load
 from models.pixels import decode
 from tests.integration.running import running_service
 from tests.pictures import draw_shape

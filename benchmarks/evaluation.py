@@ -20,7 +20,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from models.checkpoint import PRETRAINED, load
+from models.card import PRETRAINED
+from models.checkpoint import load
 from models.pixels import decode
 from tests.integration.running import running_service
 

@@ -101,7 +101,7 @@ class Client:
         that far ahead. Raises a CifarError when the service, not an image, is at fault and stays so.
         """
         window: deque[Future[Answers]] = deque()
-        pool = ThreadPoolExecutor(concurrency)  # raises ValueError for none
+        pool, wait = ThreadPoolExecutor(concurrency), True  # raises ValueError for none
         try:
             for batch in batches(images, batch_size):
                 window.append(pool.submit(self._predict_batch, batch, top_k))
@@ -109,8 +109,11 @@ class Client:
                     yield from window.popleft().result()
             while window:
                 yield from window.popleft().result()
+        except KeyboardInterrupt:
+            wait = False
+            raise
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+            pool.shutdown(wait, cancel_futures=True)
 
     def _predict_batch(self, batch: list[ImageInput], top_k: int) -> Answers:
         loaded = load_each(batch)

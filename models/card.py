@@ -1,9 +1,11 @@
 """The model card beside a checkpoint's weights: what they are, how they were made and what they score."""
 
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+PRETRAINED = Path(__file__).parent / "pretrained" / "cifar_net.pth"  # the checkpoint that ships with the package
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 Fraction = Annotated[float, Field(ge=0, le=1)]

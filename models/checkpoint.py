@@ -15,7 +15,6 @@ from models.architectures import build
 from models.card import ModelCard
 from models.classifier import Classifier
 
-PRETRAINED = Path(__file__).parent / "pretrained" / "cifar_net.pth"
 _OTHER_HALF_S = 1.0  # a writer renames the two files one after the other: how long a reader waits for the second
 
 log = logging.getLogger(__name__)

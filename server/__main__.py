@@ -8,6 +8,7 @@ import ctypes
 import importlib.util
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -17,10 +18,10 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
-from server import logs
-
 if TYPE_CHECKING:
     from server.settings import Settings
+
+_TEMPORARY_BYTES = 16 * 2**20
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,6 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not importlib.util.find_spec("litserve"):
         print("cifar-serve: the server is not installed: pip install 'cifar-service[server]'", file=sys.stderr)
         return 1
+    from server import logs
+
     settings = read_settings(sys.argv[1:] if argv is None else argv)
     logs.configure(settings.log_format, settings.log_level)
     if problem := _cannot_start(settings):
@@ -62,7 +65,7 @@ def _cannot_start(settings: "Settings") -> str | None:
         ApiKeys(settings)
     except KeysError as error:
         return str(error)
-    if problem := tls_problem(settings):
+    if problem := tls_problem(settings) or _no_temporary_folder():
         return problem
     checkpoint = settings.checkpoint_path()
     if not checkpoint.is_file():
@@ -77,16 +80,28 @@ def _cannot_start(settings: "Settings") -> str | None:
     return None
 
 
+def _no_temporary_folder() -> str | None:
+    try:
+        folder = tempfile.gettempdir()
+    except FileNotFoundError:
+        return "there is no temporary folder that can be written to: name one in TMPDIR"
+    # The metrics there are memory maps, which must not be out of room: the system would end us with SIGBUS.
+    if shutil.disk_usage(folder).free < _TEMPORARY_BYTES:
+        return f"the temporary folder {folder} has less than {_TEMPORARY_BYTES:,} bytes left: name another in TMPDIR"
+    return None
+
+
 def serve(settings: "Settings") -> int:
     """Runs until Ctrl-C or SIGTERM; requests in flight are answered."""
     main_process = os.getpid()
 
     def stop(signum: int, frame: FrameType | None) -> None:
-        if os.getpid() != main_process:
-            sys.exit(0)  # an HTTP process that has drained: uvicorn repeats the signal when it is done
-        raise KeyboardInterrupt  # what LitServe takes as the word to stop
+        if os.getpid() == main_process:  # in an HTTP process uvicorn repeats the signal when it has drained
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_IGN)  # it stops already, and a second word would break that off
+            raise KeyboardInterrupt  # what LitServe takes as the word to stop
 
-    os.register_at_fork(after_in_child=_end_with_parent)
+    os.register_at_fork(after_in_child=_leave_group)
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
     with tempfile.TemporaryDirectory(prefix="cifar-") as folder:
@@ -110,19 +125,23 @@ def serve(settings: "Settings") -> int:
             if error.args:
                 print(f"cifar-serve: {error}", file=sys.stderr)
             return 1
-        except KeyboardInterrupt:
+        except KeyboardInterrupt:  # before there was anything to stop
             return 0
         finally:
             for child in multiprocessing.active_children():
                 child.terminate()
-    return 0
+    return int(server.failed)
 
 
-def _end_with_parent() -> None:
-    """Linux sends SIGTERM to this forked process when its parent dies, were it by kill -9; elsewhere it would stay."""
+def _leave_group() -> None:
+    """For a forked process: a Ctrl-C or a kill of the group is the main process's to act on, which ends us in order.
+
+    When that one is killed with -9, Linux ends us too; elsewhere we would stay.
+    """
+    os.setpgid(0, 0)
     if sys.platform == "linux":
         set_parent_death_signal = 1  # PR_SET_PDEATHSIG
-        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGTERM)
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
 
 
 if __name__ == "__main__":

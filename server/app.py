@@ -4,9 +4,12 @@ import asyncio
 import contextlib
 import gc
 import logging
+import os
+import signal
 import threading
 import time
 from collections.abc import AsyncIterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,7 @@ from starlette.routing import Router
 
 from server import logs
 from server.engine import WorkerEngine
-from server.metrics import SEEN, WORKER_RESTARTS, forget_when_ended
+from server.metrics import SEEN, WORKER_RESTARTS, until_ended
 from server.middleware import Boundary
 from server.routes import add_routes
 from server.security import ApiKeys, allow_origins
@@ -37,6 +40,8 @@ class ClassifierServer(litserve.LitServer):
 
     def __init__(self, settings: Settings, sockets: Path) -> None:
         self._settings = settings
+        self._stopping = threading.Event()
+        self.failed = False
         workers = settings.worker_count()
         threads = max(1, (cores() - settings.http_process_count()) // workers)
         super().__init__(
@@ -84,7 +89,7 @@ class ClassifierServer(litserve.LitServer):
             await counting  # its last numbers
 
     async def _announce(self) -> None:
-        card = await self._engine.ready()
+        card = await self._engine.wait_until_ready()
         scores = f", {card.scores.accuracy:.1%} right on {card.scores.n:,} held-out images" if card.scores else ""
         log.info("serving %s (%s%s)", self._settings.model_name, card.version, scores)
         log.info(
@@ -106,7 +111,28 @@ class ClassifierServer(litserve.LitServer):
 
     def _start_worker_monitoring(self, manager: Any, uvicorn_workers: dict[Any, Any]) -> None:
         super()._start_worker_monitoring(manager, uvicorn_workers)
-        threading.Thread(target=forget_when_ended, args=[list(uvicorn_workers.values())], daemon=True).start()
+        threading.Thread(target=self._watch, args=[list(uvicorn_workers.values())], daemon=True).start()
+
+    def _watch(self, http_processes: list[BaseProcess]) -> None:
+        """LitServe would leave the port of an HTTP process that was killed, out of memory say, open to nobody."""
+        for process in until_ended(http_processes):
+            if not self._stopping.is_set():
+                log.error("an HTTP process ended with %s: ending, to be started anew", process.exitcode)
+                self.failed = True
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    def _start_server(
+        self, port: Any, num_uvicorn_servers: Any, log_level: Any, sockets: Any, uvicorn_worker_type: Any, **kwargs: Any
+    ) -> Any:
+        arguments = (port, num_uvicorn_servers, log_level, sockets, uvicorn_worker_type)
+        http_processes = super()._start_server(*arguments, **kwargs)  # type: ignore[no-untyped-call]
+        for listening in sockets:  # theirs now: held here too, it would take connections after they have stopped to
+            listening.close()
+        return http_processes
+
+    def _perform_graceful_shutdown(self, *args: Any, **kwargs: Any) -> None:
+        self._stopping.set()
+        super()._perform_graceful_shutdown(*args, **kwargs)
 
     def verify_worker_status(self) -> None:
         """Wait until a worker is ready. Raises StartError when one ends first, for which LitServe waits for ever."""

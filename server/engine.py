@@ -42,7 +42,11 @@ class Engine(Protocol):
 
     @property
     def card(self) -> ModelCard | None:
-        """Of the model that answers now; None until one is ready."""
+        """Of the model that answers, or answered last; None until one is ready."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether a batch would be answered at once; otherwise it waits."""
 
     async def infer(self, pixels: Pixels) -> Predictions:
         """uint8 [N, H, W, 3] → Predictions. Raises WorkerLost (try again) or InferenceFailed (do not)."""
@@ -68,14 +72,18 @@ class WorkerEngine:
     def card(self) -> ModelCard | None:
         return self._card
 
-    async def ready(self) -> ModelCard:
+    @property
+    def ready(self) -> bool:
+        return bool(self._workers)
+
+    async def wait_until_ready(self) -> ModelCard:
         """Waits for a worker; returns what it serves."""
-        await self._any_worker.wait()
+        while not self._workers:  # none yet, or one ended and another is started
+            await self._any_worker.wait()
         return self._workers[0].model_card
 
     async def infer(self, pixels: Pixels) -> Predictions:
-        while not self._workers:  # between two of them, while one is started anew
-            await self._any_worker.wait()
+        await self.wait_until_ready()
         worker = min(self._workers, key=lambda worker: len(worker.unanswered))
         predictions: Predictions = await worker.ask(pack_batch(pixels))
         return predictions
@@ -89,7 +97,7 @@ class WorkerEngine:
             await asyncio.gather(*(worker.ask(RELOAD) for worker in self._workers))
         except InferenceFailed as error:
             raise CheckpointRefused(error.detail) from None
-        return await self.ready()
+        return await self.wait_until_ready()
 
     async def keep_connected(self) -> None:
         """Holds a connection to every worker, until cancelled."""

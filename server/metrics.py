@@ -145,6 +145,12 @@ class Seen:
 
     def write(self) -> None:
         """Into the files that every process of the service can read."""
+        try:
+            self._write()
+        except OSError as error:  # a service without metrics is better than none
+            log.warning("metrics of the last %g s are lost: %s", _WRITE_EVERY_S, error)
+
+    def _write(self) -> None:
         requests, rejections, waits, batches = self._requests, self._rejections, self._waits, self._batches
         self._forget()  # first: what cannot be written must not pile up
         IN_FLIGHT.set(self.in_flight)
@@ -165,16 +171,10 @@ class Seen:
         _reserve_files()
         try:
             while True:
-                self._try_to_write()
+                self.write()
                 await asyncio.sleep(_WRITE_EVERY_S)
         finally:
-            self._try_to_write()
-
-    def _try_to_write(self) -> None:
-        try:
             self.write()
-        except OSError as error:  # a service without metrics is better than none
-            log.warning("metrics of the last %g s are lost: %s", _WRITE_EVERY_S, error)
 
 
 def _write_predictions(probabilities: npt.NDArray[np.float32], classes: Sequence[str]) -> None:
@@ -198,12 +198,14 @@ def _folder() -> str:
     return os.environ["PROMETHEUS_MULTIPROC_DIR"]
 
 
-def forget_when_ended(processes: Sequence[BaseProcess]) -> None:
-    """Until all have ended: take what one had in flight out of the sums; what it had counted stays. For a thread."""
-    pids: dict[Any, int | None] = {process.sentinel: process.pid for process in processes}
-    while pids:
-        for sentinel in wait(list(pids)):
-            mark_process_dead(pids.pop(sentinel), _folder())  # type: ignore[no-untyped-call]
+def until_ended(processes: Sequence[BaseProcess]) -> Iterator[BaseProcess]:
+    """Each process as it ends. What it had in flight goes out of the sums; what it had counted stays."""
+    alive: dict[Any, BaseProcess] = {process.sentinel: process for process in processes}
+    while alive:
+        for sentinel in wait(list(alive)):
+            process = alive.pop(sentinel)
+            mark_process_dead(process.pid, _folder())  # type: ignore[no-untyped-call]
+            yield process
 
 
 def render(model_name: str, card: ModelCard | None) -> bytes:

@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import re
 from dataclasses import dataclass
 
 import orjson
@@ -49,8 +50,8 @@ def _read_top_k(request: Request) -> int:
     if not request.scope["query_string"]:
         return DEFAULT_TOP_K
     text = request.query_params.get("top_k", str(DEFAULT_TOP_K))
-    if not text.isdecimal() or int(text) < 1:
-        raise BadRequest(f"top_k must be a whole number from 1, not {text!r}")
+    if not re.fullmatch("[0-9]{1,9}", text) or int(text) < 1:
+        raise BadRequest(f"top_k must be a whole number from 1, not {text[:20]!r}")
     return int(text)
 
 

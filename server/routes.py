@@ -48,7 +48,8 @@ class DirectRoute(APIRoute):
     """Documented like any FastAPI route but called straight away: FastAPI's dependency machinery costs some 35 µs."""
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["method"] not in (self.methods or ()):
+        methods = self.methods or set()
+        if scope["method"] not in methods and not (scope["method"] == "HEAD" and "GET" in methods):
             return await super().handle(scope, receive, send)  # which refuses it with 405
         response = await self.endpoint(Request(scope, receive))
         await response(scope, receive, send)
@@ -96,6 +97,7 @@ def add_routes(router: APIRouter, service: Service, settings: Settings) -> None:
 
     @router.get("/readyz", response_model=Health, responses=_problems(503), summary="Is a model ready?")
     async def readyz(request: Request) -> Response:
+        service.check_ready()
         return _json({"status": "ready", "model": {"name": settings.model_name, "version": service.card.version}})
 
     @router.get("/metrics", response_class=PlainTextResponse, summary="Prometheus metrics of all processes")

@@ -37,9 +37,14 @@ class Service:
         self._batcher = Batcher(engine, settings.max_batch_size, settings.max_waiting_images)
         self._decoders = ThreadPoolExecutor(max_workers=cores(), thread_name_prefix="decode")
 
+    def check_ready(self) -> None:
+        """Raises NotReady where a request would have to wait for a worker."""
+        if not self._engine.ready:
+            raise NotReady("no worker is ready: one is starting")
+
     @property
     def card(self) -> ModelCard:
-        """Of the model that answers now. Raises NotReady."""
+        """Of the model that answers, or answered last. Raises NotReady before there is one."""
         if self._engine.card is None:
             raise NotReady("no model is ready yet: ask again in a moment")
         return self._engine.card
@@ -49,9 +54,8 @@ class Service:
         return await self._engine.reload()
 
     def check_room(self) -> None:
-        """Raises QueueFull where more images wait than may, NotReady before there is a model."""
+        """Raises QueueFull where more images wait than may."""
         self._batcher.check_room()
-        _ = self.card
 
     async def classify(self, images: Sequence[bytes]) -> Classified:
         """Encoded images → Classified. Cancelled, it drops what has not started. Raises QueueFull, InferenceFailed."""

@@ -10,16 +10,20 @@ from typing import Literal
 from pydantic import Field, PositiveInt, SecretStr
 from pydantic_settings import BaseSettings, CliSuppress, SettingsConfigDict
 
+from models.card import PRETRAINED
 from server.logs import Format, Level
-
-PRETRAINED_CHECKPOINT = Path(__file__).parents[1] / "models" / "pretrained" / "cifar_net.pth"
 
 
 class Settings(BaseSettings):
     """Serve a checkpoint over HTTP: POST /predict takes an image and answers its class."""
 
     model_config = SettingsConfigDict(
-        env_prefix="CIFAR_", cli_prog_name="cifar-serve", cli_kebab_case=True, cli_implicit_flags=True, frozen=True
+        env_prefix="CIFAR_",
+        cli_prog_name="cifar-serve",
+        cli_kebab_case=True,
+        cli_implicit_flags=True,
+        frozen=True,
+        env_ignore_empty=True,
     )
 
     checkpoint: Path = Field(
@@ -57,7 +61,7 @@ class Settings(BaseSettings):
     def checkpoint_path(self) -> Path:
         """The checkpoint to serve, absolute."""
         asked_for = "checkpoint" in self.model_fields_set
-        return self.checkpoint.absolute() if asked_for or self.checkpoint.exists() else PRETRAINED_CHECKPOINT
+        return self.checkpoint.absolute() if asked_for or self.checkpoint.exists() else PRETRAINED
 
     @property
     def model_name(self) -> str:

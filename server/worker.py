@@ -47,7 +47,9 @@ class ClassifierAPI(litserve.LitAPI):
 
     def setup(self, device: str) -> None:
         logs.configure(self.settings.log_format, self.settings.log_level)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the main process ends us in turn
+        # Ctrl-C and `kill` of the group reach the main process alone: it ends us when the HTTP processes are done.
+        os.setpgid(0, 0)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         threading.Thread(target=_end_with_parent, daemon=True).start()
         from models.checkpoint import CheckpointError
         from server.live_model import LiveModel
@@ -72,16 +74,34 @@ class SocketLoop(LitLoop):
     """Takes the place of LitServe's loop over its queue, which costs a third process and a round trip a request."""
 
     def run(self, lit_api: litserve.LitAPI, device: str, worker_id: int, *_: Any) -> None:
-        """Serve every HTTP process that connects, each from a thread of its own; never returns."""
+        """Serve every HTTP process that connects, each from a thread of its own; never returns.
+
+        SIGTERM, which a service manager may send to every process at once, ends it when the last has disconnected.
+        """
         assert isinstance(lit_api, ClassifierAPI)  # noqa: S101
         path = socket_path(lit_api.sockets, worker_id)
         path.unlink(missing_ok=True)  # left by the worker before this one
-        one_batch_at_a_time = threading.Lock()
+        one_batch_at_a_time, connections, stopping = threading.Lock(), set[Connection](), threading.Event()
+
+        def end_when_idle() -> None:
+            if stopping.is_set() and not connections:
+                os._exit(0)
+
+        def stop(*_: object) -> None:
+            stopping.set()
+            end_when_idle()
+
+        def serve(connection: Connection) -> None:
+            _answer(connection, lit_api.model, one_batch_at_a_time)
+            connections.discard(connection)
+            end_when_idle()
+
+        signal.signal(signal.SIGTERM, stop)
         with Listener(str(path), family="AF_UNIX", backlog=128) as listener:
             while True:
                 connection = listener.accept()
-                arguments = (connection, lit_api.model, one_batch_at_a_time)
-                threading.Thread(target=_answer, args=arguments, daemon=True).start()
+                connections.add(connection)
+                threading.Thread(target=serve, args=[connection], daemon=True).start()
 
 
 def _answer(connection: Connection, model: "LiveModel", one_batch_at_a_time: threading.Lock) -> None:

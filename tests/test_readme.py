@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from models.checkpoint import PRETRAINED
+from models.card import PRETRAINED
 from tests.integration.running import COMMANDS, free_port, wait_until
 from tests.pictures import draw_shape
 

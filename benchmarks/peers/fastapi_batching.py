@@ -11,7 +11,8 @@ import uvicorn
 from fastapi import FastAPI, Request
 from PIL import Image
 
-from models.checkpoint import PRETRAINED, load
+from models.card import PRETRAINED
+from models.checkpoint import load
 
 torch.set_num_threads(1)
 classifier = load(PRETRAINED)

@@ -8,7 +8,8 @@ import uvicorn
 from fastapi import FastAPI, Request
 from PIL import Image
 
-from models.checkpoint import PRETRAINED, load
+from models.card import PRETRAINED
+from models.checkpoint import load
 
 app = FastAPI()
 torch.set_num_threads(1)

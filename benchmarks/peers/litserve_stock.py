@@ -8,7 +8,8 @@ import litserve
 import torch
 from PIL import Image
 
-from models.checkpoint import PRETRAINED, load
+from models.card import PRETRAINED
+from models.checkpoint import load
 
 
 class ClassifierAPI(litserve.LitAPI):

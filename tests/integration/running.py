@@ -45,16 +45,22 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def running_service(folder: Path, *flags: str, trust: ssl.SSLContext | None = None) -> Iterator[RunningService]:
+def running_service(
+    folder: Path, *flags: str, trust: ssl.SSLContext | None = None, log: Path | None = None
+) -> Iterator[RunningService]:
     """cifar-serve with `flags`, its working directory and log in `folder`: ready when it is yielded, stopped after.
 
-    `trust` is for one that answers HTTPS.
+    `trust` is for one that answers HTTPS; `log` for one that writes elsewhere.
     """
     port = free_port()
-    url, log = f"{'https' if trust else 'http'}://127.0.0.1:{port}", folder / f"service-{port}.log"
+    url, log = f"{'https' if trust else 'http'}://127.0.0.1:{port}", log or folder / f"service-{port}.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [COMMANDS / "cifar-serve", "--port", str(port), *flags], cwd=folder, stdout=output, stderr=output
+            [COMMANDS / "cifar-serve", "--port", str(port), *flags],
+            cwd=folder,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
         )
     service = RunningService(process, url, log)
     try:

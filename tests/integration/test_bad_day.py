@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from tests.integration.conftest import StartService
-from tests.integration.running import RunningService, save_net, wait_until, worker_of
+from tests.integration.running import RunningService, processes, save_net, still_there, wait_until, worker_of
 from tests.pictures import draw_shape
 
 
@@ -203,3 +203,34 @@ def test_clients_that_vanish_or_idle_harm_nobody(start: StartService, checkpoint
             load.wait_for_more(200)
         assert (set(load.statuses), load.errors) == ({200}, [])
     assert "Traceback" not in service.log.read_text()
+
+
+@pytest.mark.parametrize("signals", [[signal.SIGTERM], [signal.SIGINT], [signal.SIGTERM, signal.SIGINT]])
+@pytest.mark.parametrize("to", ["group", "every process"])
+def test_a_signal_to_all_its_processes_under_load_still_answers_what_is_in_flight(
+    start: StartService, checkpoint: Path, picture: bytes, signals: list[signal.Signals], to: str
+) -> None:
+    service = start("--checkpoint", str(checkpoint))
+    family = processes(service)
+    with Load(service.url, picture, connections=16).running() as load:
+        for number in signals:
+            if to == "group":  # a terminal's Ctrl-C, `timeout`
+                os.killpg(service.process.pid, number)
+            else:  # systemd
+                for pid in family:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, number)
+        assert service.process.wait(timeout=20) == 0
+    assert set(load.statuses) == {200}
+    assert not [error for error in load.errors if isinstance(error, httpx.ReadTimeout)]
+    assert "Traceback" not in service.log.read_text()
+    wait_until(lambda: not still_there(family), timeout_s=10)
+
+
+def test_an_http_process_that_is_killed_ends_the_service_with_1(start: StartService, checkpoint: Path) -> None:
+    service = start("--checkpoint", str(checkpoint))
+    _main, *others = processes(service)
+    http_process = next(pid for pid in reversed(others) if "cifar-serve" in processes(service)[pid])
+    os.kill(http_process, signal.SIGKILL)
+    assert service.process.wait(timeout=30) == 1
+    assert "an HTTP process ended" in service.log.read_text()

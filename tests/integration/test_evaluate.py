@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from models.checkpoint import PRETRAINED, load
+from models.card import PRETRAINED
+from models.checkpoint import load
 from models.pixels import decode
 from tests.conftest import Draw
 from tests.integration.conftest import StartService

@@ -157,7 +157,7 @@ def test_a_body_over_the_limit_is_refused_where_its_length_was_not_announced(htt
     assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large")
 
 
-@pytest.mark.parametrize("top_k", ["0", "-1", "many", "1.5", ""])
+@pytest.mark.parametrize("top_k", ["0", "-1", "many", "1.5", "", "9" * 5000, "٣"])
 def test_a_top_k_that_is_no_count_is_refused(http: httpx.Client, top_k: str) -> None:
     answer = http.post(f"/predict?top_k={top_k}", content=PICTURES[0])
     assert (answer.status_code, answer.json()["code"]) == (400, "bad_request")

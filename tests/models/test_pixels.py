@@ -74,6 +74,11 @@ def test_every_mode_becomes_rgb(mode: str) -> None:
     assert_about(decode(encode(converted, container), 32), (255, 255, 255), tolerance=3)
 
 
+def test_fractions_of_grey_are_scaled() -> None:
+    half = Image.fromarray(np.full((40, 40), 0.5, np.float32))
+    assert_about(decode(encode(half, "TIFF"), 32), (127, 127, 127), tolerance=1)
+
+
 def test_sixteen_bit_grey_is_scaled_not_clipped() -> None:
     half = Image.fromarray(np.full((40, 40), 32768, np.uint16))
     assert_about(decode(encode(half), 32), (128, 128, 128), tolerance=1)

@@ -19,6 +19,7 @@ class InProcessEngine:
     """The real classifier in this process, held back until `released`; notes the size of every batch."""
 
     slots = 1
+    ready = True
 
     def __init__(self) -> None:
         torch.manual_seed(0)
@@ -27,6 +28,9 @@ class InProcessEngine:
         self.batch_sizes: list[int] = []
         self.released = asyncio.Event()
         self.failures: list[Exception] = []
+
+    async def reload(self) -> ModelCard:
+        return self.card
 
     async def infer(self, pixels: Pixels) -> Predictions:
         self.batch_sizes.append(len(pixels))

@@ -1,11 +1,18 @@
 """What is seen is counted, at a cost that a request does not feel."""
 
+import os
+import shutil
+import subprocess
+import sys
 import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from models.card import ModelCard
+from server.__main__ import main
 from server.metrics import DESCRIBED, BulkHistogram, Seen, ServedModel
 
 CARD = ModelCard(sha256="ab" * 32)
@@ -91,3 +98,44 @@ def test_the_metrics_of_a_request_take_microseconds() -> None:
         return time.perf_counter() - started
 
     assert min(seconds() for _ in range(5)) / requests < 8e-6
+
+
+_PROCESSES = """
+import multiprocessing, time
+from server.metrics import SEEN, render, until_ended
+
+def see(requests, stay):
+    SEEN.in_flight = requests
+    for _ in range(requests):
+        SEEN.request("/test", 200, 0.001)
+    SEEN.write()
+    if stay:
+        time.sleep(60)
+
+fork = multiprocessing.get_context("fork")
+first, second = fork.Process(target=see, args=(3, False)), fork.Process(target=see, args=(4, True))
+first.start(); second.start()
+assert next(until_ended([first, second])) is first
+while b'status="200"} 7.0' not in render("net", None):
+    time.sleep(0.01)
+print(render("net", None).decode())
+second.kill()
+"""
+
+
+def test_what_a_process_counted_outlives_it_and_what_it_had_in_flight_does_not(tmp_path: Path) -> None:
+    environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+    page = subprocess.run(
+        [sys.executable, "-c", _PROCESSES], env=environment, capture_output=True, text=True, timeout=60, check=True
+    ).stdout
+    assert 'cifar_requests_total{route="/test",status="200"} 7.0' in page
+    assert 'cifar_request_duration_seconds_count{route="/test"} 7.0' in page
+    assert "cifar_requests_in_flight 4.0" in page
+
+
+def test_a_full_temporary_folder_keeps_the_service_from_starting(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    assert main([]) == 1
+    assert "has less than 16,777,216 bytes left: name another in TMPDIR" in capsys.readouterr().err

@@ -37,7 +37,7 @@ def metrics_table() -> str:
         for metric in vars(metrics).values():
             if isinstance(metric, MetricWrapperBase):
                 name = metric._name + ("_total" if metric._type == "counter" else "")
-                yield f"`{name}`", metric._type, ", ".join(metric._labelnames), metric._documentation
+                yield f"`{name}`", str(metric._type), ", ".join(metric._labelnames), metric._documentation
         (model,) = metrics.ServedModel("", None).collect()
         yield f"`{model.name}_info`", "gauge", "model, version, architecture", model.documentation
 

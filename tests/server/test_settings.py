@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from models.card import PRETRAINED
 from server.__main__ import main, read_settings
-from server.settings import PRETRAINED_CHECKPOINT
 
 
 def test_a_flag_comes_before_the_environment_which_comes_before_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -37,7 +37,7 @@ def test_the_working_directorys_checkpoint_comes_before_the_shipped_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert read_settings([]).checkpoint_path() == PRETRAINED_CHECKPOINT
+    assert read_settings([]).checkpoint_path() == PRETRAINED
     (tmp_path / "cifar_net.pth").touch()
     assert read_settings([]).checkpoint_path() == tmp_path / "cifar_net.pth"
 
