@@ -68,6 +68,8 @@ def _fraction(text: str) -> float:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
+    if arguments.json is not None and arguments.json.is_dir():
+        raise CommandError(f"--json {arguments.json} is a folder: name a file")
     dataset = datasets.load(arguments.data, arguments.files)
     if not dataset.held_out:
         _say(

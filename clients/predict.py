@@ -1,8 +1,8 @@
 """`cifar-predict cat.jpg *.png`: the classes of image files, by the service.
 
-$ cifar-predict cat.jpg notes.txt | cat
-cat.jpg    cat 0.8312    dog 0.1027    frog 0.0251
-notes.txt  error: not an image of a format we read (JPEG, PNG, GIF, WEBP, BMP, TIFF, PPM)
+$ cifar-predict docs/ship.png --top-k 2
+image          class
+docs/ship.png  ship 0.5928  airplane 0.3338
 """
 
 import argparse

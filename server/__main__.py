@@ -27,7 +27,7 @@ _TEMPORARY_BYTES = 16 * 2**20
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code 0 after Ctrl-C or SIGTERM, 1 where the service cannot start, 2 for wrong arguments."""
     if not importlib.util.find_spec("litserve"):
-        print("cifar-serve: the server is not installed: pip install 'cifar-service[server]'", file=sys.stderr)
+        print("cifar-serve: the server is not installed: pip install '.[server]' in its checkout", file=sys.stderr)
         return 1
     from server import logs
 
@@ -49,8 +49,7 @@ def read_settings(argv: Sequence[str]) -> "Settings":
     try:
         return CliApp.run(Settings, cli_args=list(argv))
     except ValidationError as error:
-        for problem in error.errors():
-            name = str(problem["loc"][0])
+        for name, problem in {str(problem["loc"][0]): problem for problem in reversed(error.errors())}.items():
             flag, variable = f"--{name.replace('_', '-')}", f"CIFAR_{name.upper()}"
             given = "" if "key" in name else f", not {problem['input']!r}"  # never a secret
             print(f"cifar-serve: {flag} ({variable}): {problem['msg']}{given}", file=sys.stderr)
@@ -69,7 +68,8 @@ def _cannot_start(settings: "Settings") -> str | None:
         return problem
     checkpoint = settings.checkpoint_path()
     if not checkpoint.is_file():
-        return f"there is no checkpoint at {checkpoint}: train one with cifar-train, or name another with --checkpoint"
+        missing = f"{checkpoint} is a folder" if checkpoint.is_dir() else f"there is no checkpoint at {checkpoint}"
+        return f"{missing}: train one with cifar-train, or name another with --checkpoint"
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -93,12 +93,13 @@ def _no_temporary_folder() -> str | None:
 
 def serve(settings: "Settings") -> int:
     """Runs until Ctrl-C or SIGTERM; requests in flight are answered."""
-    main_process = os.getpid()
+    main_process, stopping = os.getpid(), False
 
     def stop(signum: int, frame: FrameType | None) -> None:
-        if os.getpid() == main_process:  # in an HTTP process uvicorn repeats the signal when it has drained
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, signal.SIG_IGN)  # it stops already, and a second word would break that off
+        nonlocal stopping
+        # Not in an HTTP process, where uvicorn repeats the signal when it has drained; not twice, which would break off.
+        if os.getpid() == main_process and not stopping:
+            stopping = True
             raise KeyboardInterrupt  # what LitServe takes as the word to stop
 
     os.register_at_fork(after_in_child=_leave_group)

@@ -54,7 +54,7 @@ def _onnxruntime(classifier: Classifier, canary: Pixels, threads: int) -> Forwar
     try:
         import onnxruntime
     except ModuleNotFoundError:
-        raise CheckpointError("ONNX Runtime is not installed: pip install 'cifar-service[onnx]'") from None
+        raise CheckpointError("ONNX Runtime is not installed: pip install '.[onnx]' in its checkout") from None
     model = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter that needs no further package is called the old one

@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from server import logs
 from server.errors import EXPECTED, PayloadTooLarge, code_of, render_error
 from server.metrics import SEEN
-from server.security import ApiKeys
+from server.security import OPEN_PATHS, ApiKeys
 
 _SANE_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _CLIENT_GONE = 499  # nginx's, for a client that leaves in the middle of its upload: nobody is left to read it
@@ -25,8 +25,9 @@ log = logging.getLogger(__name__)
 class Boundary:
     """One layer where Starlette would have one each for errors, exceptions, ids, limits, keys: each costs a request.
 
-    With `log_all` every request leaves a line in the log. Otherwise one that failed does, but not one of the surplus
-    that is refused with 429: those come by the thousand when there is least time for them, and are counted anyway.
+    With `log_all` every request leaves a line in the log. Otherwise one that failed does, but neither a probe, which
+    fails many times while a model loads, nor one of the surplus that is refused with 429: those come by the thousand
+    when there is least time for them, and are counted anyway.
     """
 
     def __init__(self, app: ASGIApp, max_body_bytes: int, keys: ApiKeys, log_all: bool) -> None:
@@ -54,7 +55,7 @@ class Boundary:
             seconds = time.perf_counter() - started
             status = exchange.status
             SEEN.request(scope["route"].path if "route" in scope else _NO_ROUTE, status, seconds)
-            if self._log_all or (status >= 400 and status != 429):
+            if self._log_all or (status >= 400 and status != 429 and scope["path"] not in OPEN_PATHS):
                 exchange.log(seconds)
 
 

@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             run(recipe, options.data, options.output, options.seed, options.device, command)
     except ModuleNotFoundError as error:
-        return _say(1, f"{error.name} is not installed: pip install 'cifar-service[training]'")
+        return _say(1, f"{error.name} is not installed: pip install '.[training]' in its checkout")
     except TrainingError as error:
         return _say(1, str(error))
     except BrokenPipeError:

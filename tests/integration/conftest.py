@@ -11,9 +11,9 @@ from tests.integration.running import RunningService, running_service, save_net
 StartService = Callable[..., RunningService]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartService]:
-    """Call it with flags for a service of one's own; whatever still runs at the end is stopped."""
+    """Call it with flags for a service of the test's own; what still runs at the test's end is stopped."""
     with contextlib.ExitStack() as services:
         yield lambda *flags: services.enter_context(running_service(tmp_path_factory.mktemp("service"), *flags))
 
@@ -26,7 +26,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def service(start: StartService, checkpoint: Path) -> RunningService:
+def service(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Iterator[RunningService]:
     """One service that the tests share, with limits low enough to reach."""
     limits = ("--max-images", "300", "--max-body-bytes", str(4 * 2**20))
-    return start("--checkpoint", str(checkpoint), *limits)
+    with running_service(tmp_path_factory.mktemp("service"), "--checkpoint", str(checkpoint), *limits) as service:
+        yield service

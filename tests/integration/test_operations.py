@@ -155,6 +155,7 @@ def test_every_line_of_the_log_is_json_and_a_failed_request_is_found_by_its_id(
     assert refused["ms"] > 0
     assert not [line for line in written if line.get("request_id") == "mine-2"], "it succeeded"
     assert [line for line in written if line["message"].startswith("worker 0 ended")]
+    assert not [line for line in written if line.get("path") == "/readyz"], "asked until there was a model"
     assert "secret" not in service.log.read_text()
 
 

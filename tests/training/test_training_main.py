@@ -253,4 +253,4 @@ def test_without_torch_it_says_what_to_install() -> None:
     code = "import sys; sys.modules['torch'] = None; from training.__main__ import main; sys.exit(main([]))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
-    assert done.stderr == "cifar-train: torch is not installed: pip install 'cifar-service[training]'\n"
+    assert done.stderr == "cifar-train: torch is not installed: pip install '.[training]' in its checkout\n"
