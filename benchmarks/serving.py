@@ -44,11 +44,12 @@ class Server:
     start_s: float = 0.0
     megabytes: float = 0.0
     idle_percent: float = 0.0
-    process: subprocess.Popen[bytes] | None = None
+    family: list[psutil.Process] = field(default_factory=list)
 
     def signal(self, number: signal.Signals) -> None:
-        assert self.process
-        os.killpg(self.process.pid, number)
+        for process in self.family:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,7 @@ def servers() -> list[Server]:
     ours = [str(COMMANDS / "cifar-serve"), "--port", "{port}", "--checkpoint", str(PRETRAINED)]
     return [
         Server("cifar-serve", ours),
+        Server("cifar-serve --forward onnxruntime", [*ours, "--forward", "onnxruntime"]),
         Server("LitServe, its README's way", peer("litserve_stock"), as_json=True),
         Server("LitServe, tuned", peer("litserve_tuned"), as_json=True),
         Server("FastAPI, forward in the request", peer("fastapi_in_request")),
@@ -114,21 +116,22 @@ def run_server(server: Server, body: Path) -> Iterator[None]:
     """Starts it, notes how long it took and what it holds and burns at rest, and stops it until its turn comes."""
     command = [word.format(port=server.port) for word in server.command]
     started = time.perf_counter()
-    server.process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
+    main = psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         wait_until(lambda: answers(server, body), timeout_s=90)
         server.start_s = time.perf_counter() - started
         for _ in range(200):
             answers(server, body)
-        family = [psutil.Process(server.process.pid), *psutil.Process(server.process.pid).children(recursive=True)]
-        server.megabytes = sum(process.memory_full_info().pss for process in family) / 1e6
-        before = cpu_seconds(family)
+        server.family = [main, *main.children(recursive=True)]
+        server.megabytes = sum(process.memory_full_info().pss for process in server.family) / 1e6
+        before = cpu_seconds(server.family)
         time.sleep(3)
-        server.idle_percent = (cpu_seconds(family) - before) / 3 * 100
+        server.idle_percent = (cpu_seconds(server.family) - before) / 3 * 100
         server.signal(signal.SIGSTOP)
         yield
     finally:
         server.signal(signal.SIGKILL)
+        main.kill()
 
 
 def cpu_seconds(family: Sequence[psutil.Process]) -> float:

@@ -69,7 +69,7 @@ def _fraction(text: str) -> float:
 
 def _evaluate(arguments: argparse.Namespace) -> int:
     if arguments.json is not None and arguments.json.is_dir():
-        raise CommandError(f"--json {arguments.json} is a folder: name a file")
+        raise CommandError(f"{arguments.json} cannot be written: it is a folder")
     dataset = datasets.load(arguments.data, arguments.files)
     if not dataset.held_out:
         _say(

@@ -97,7 +97,7 @@ def serve(settings: "Settings") -> int:
 
     def stop(signum: int, frame: FrameType | None) -> None:
         nonlocal stopping
-        # Not in an HTTP process, where uvicorn repeats the signal when it has drained; not twice, which would break off.
+        # Not in an HTTP process, where uvicorn repeats the signal when it has drained; nor twice, which breaks off.
         if os.getpid() == main_process and not stopping:
             stopping = True
             raise KeyboardInterrupt  # what LitServe takes as the word to stop

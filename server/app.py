@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import litserve
+import uvicorn.server
 from fastapi import FastAPI
 from litserve.utils import WorkerSetupStatus
 from starlette.routing import Router
@@ -27,6 +28,9 @@ from server.security import ApiKeys, allow_origins
 from server.service import Service
 from server.settings import Settings, cores
 from server.worker import ClassifierAPI, socket_path
+
+# To uvicorn a SIGINT after a SIGTERM means: drop everything. The main process makes a SIGTERM of every Ctrl-C.
+uvicorn.server.HANDLED_SIGNALS = (signal.SIGTERM,)  # type: ignore[assignment]  # typed as a pair
 
 log = logging.getLogger(__name__)
 

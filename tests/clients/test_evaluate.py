@@ -179,7 +179,7 @@ def test_a_terminal_gets_a_bar(shapes: FakeService) -> None:
         (["--data", "data", "--files", "empty.txt"], "the list empty.txt is empty"),
         (["--data", "data", "--files", "wrong.txt"], "wrong.txt lists 'test/cat/1.png', but there is no data/<class>/"),
         (["--data", "animals"], "the service does not know cat, which animals has; it knows circle, square"),
-        (["--data", "data", "--json", "empty"], "empty cannot be written: Is a directory"),
+        (["--data", "data", "--json", "empty"], "empty cannot be written: it is a folder"),
     ],
 )
 def test_what_cannot_be_evaluated_is_one_sentence(

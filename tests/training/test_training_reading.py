@@ -31,6 +31,11 @@ def test_few_images_start_no_process(draw_folder: Draw, monkeypatch: pytest.Monk
     assert len(load_folder(draw_folder(), 32).train_labels) == 20
 
 
+def readers() -> list[psutil.Process]:
+    """The children that read images; other tests' services are children too."""
+    return [child for child in psutil.Process().children() if "training.reading" in " ".join(child.cmdline())]
+
+
 @pytest.mark.usefixtures("children_at_once")
 def test_children_read_every_image_into_its_place(draw_folder: Draw) -> None:
     root = draw_folder(per_class=20)
@@ -39,7 +44,7 @@ def test_children_read_every_image_into_its_place(draw_folder: Draw) -> None:
     read_pixels, read_digests = read_images(root, names, 32)
     assert bytes(read_pixels.numpy()) == bytes(pixels)
     assert read_digests == digests
-    assert not psutil.Process().children()
+    assert not readers()
 
 
 @pytest.mark.usefixtures("children_at_once")
@@ -57,11 +62,11 @@ def test_a_child_that_is_killed_ends_the_reading_in_one_sentence(draw_folder: Dr
     names, _ = list_images(root)
     with closing(reading.read_on_all_cores(root, names, 32)) as blocks:
         next(blocks), next(blocks)
-        for child in psutil.Process().children():
+        for child in readers():
             child.kill()
         with pytest.raises(TrainingError, match=r"^a process that read images of .* was ended"):
             list(blocks)
-    assert not psutil.Process().children()
+    assert not readers()
 
 
 SCRIPT = """
