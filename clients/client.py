@@ -29,7 +29,6 @@ DEFAULT_BATCH_SIZE = 64
 DEFAULT_CONCURRENCY = 4
 
 Answers = list[Prediction | ImageError]
-
 _AHEAD = 2  # batches taken up for each request under way: one slow answer does not idle the others
 
 
@@ -65,8 +64,7 @@ class Client:
     ) -> None:
         import httpx
 
-        self.url = url
-        self.retries = retries
+        self.url, self.retries = url, retries
         self.http = httpx.Client(transport=transport, **_settings(url, timeout_s, api_key))
 
     def __enter__(self) -> Self:
@@ -164,8 +162,7 @@ class AsyncClient:
     ) -> None:
         import httpx
 
-        self.url = url
-        self.retries = retries
+        self.url, self.retries = url, retries
         self.http = httpx.AsyncClient(transport=transport, **_settings(url, timeout_s, api_key))
 
     async def __aenter__(self) -> Self:

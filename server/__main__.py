@@ -93,18 +93,8 @@ def _no_temporary_folder() -> str | None:
 
 def serve(settings: "Settings") -> int:
     """Runs until Ctrl-C or SIGTERM; requests in flight are answered."""
-    main_process, stopping = os.getpid(), False
-
-    def stop(signum: int, frame: FrameType | None) -> None:
-        nonlocal stopping
-        # Not in an HTTP process, where uvicorn repeats the signal when it has drained; nor twice, which breaks off.
-        if os.getpid() == main_process and not stopping:
-            stopping = True
-            raise KeyboardInterrupt  # what LitServe takes as the word to stop
-
     os.register_at_fork(after_in_child=_leave_group)
-    signal.signal(signal.SIGINT, stop)
-    signal.signal(signal.SIGTERM, stop)
+    _stop_on_signals()
     with tempfile.TemporaryDirectory(prefix="cifar-") as folder:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # looked at when prometheus_client is imported
         from server.app import ClassifierServer, StartError
@@ -132,6 +122,20 @@ def serve(settings: "Settings") -> int:
             for child in multiprocessing.active_children():
                 child.terminate()
     return int(server.failed)
+
+
+def _stop_on_signals() -> None:
+    main_process, stopping = os.getpid(), False
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        nonlocal stopping
+        # Not in an HTTP process, where uvicorn repeats the signal when it has drained; nor twice, which breaks off.
+        if os.getpid() == main_process and not stopping:
+            stopping = True
+            raise KeyboardInterrupt  # what LitServe takes as the word to stop
+
+    signal.signal(signal.SIGINT, stop)
+    signal.signal(signal.SIGTERM, stop)
 
 
 def _leave_group() -> None:

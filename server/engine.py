@@ -97,6 +97,8 @@ class WorkerEngine:
             await asyncio.gather(*(worker.ask(RELOAD) for worker in self._workers))
         except InferenceFailed as error:
             raise CheckpointRefused(error.detail) from None
+        except WorkerLost:
+            pass  # the worker that takes its place loads what is on disk
         return await self.wait_until_ready()
 
     async def keep_connected(self) -> None:

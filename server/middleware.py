@@ -113,9 +113,7 @@ class _Exchange:
             trace_id=logs.trace_id(self.headers.get(b"traceparent")),
             client=scope["client"][0] if scope["client"] else None,
             method=scope["method"],
-            path=scope["raw_path"].decode("latin-1")[
-                :_LOGGED_PATH_LENGTH
-            ],  # escaped: it cannot begin a line of its own
+            path=scope["raw_path"][:_LOGGED_PATH_LENGTH].decode("latin-1"),  # escaped: it cannot begin a line
             status=self.status,
             ms=round(seconds * 1000, 2),
             images=state.get("images"),

@@ -58,7 +58,11 @@ class DirectRoute(APIRoute):
 def add_routes(router: APIRouter, service: Service, settings: Settings) -> None:
     """All routes of the service."""
     router.route_class = DirectRoute
+    _add_predict(router, service, settings)
+    _add_operations(router, service, settings)
 
+
+def _add_predict(router: APIRouter, service: Service, settings: Settings) -> None:
     @router.post(
         "/predict",
         response_model=Prediction | Predictions,
@@ -79,6 +83,8 @@ def add_routes(router: APIRouter, service: Service, settings: Settings) -> None:
         request.scope["state"]["batch_size"] = classified.batch_size
         return _json(_answer(asked, classified, settings.model_name))
 
+
+def _add_operations(router: APIRouter, service: Service, settings: Settings) -> None:
     @router.post(
         "/v2/repository/models/{name}/load",
         response_model=Model,

@@ -205,10 +205,16 @@ def test_clients_that_vanish_or_idle_harm_nobody(start: StartService, checkpoint
     assert "Traceback" not in service.log.read_text()
 
 
-@pytest.mark.parametrize("signals", [[signal.SIGTERM], [signal.SIGINT], [signal.SIGTERM, signal.SIGINT]])
-@pytest.mark.parametrize("to", ["group", "every process"])
+@pytest.mark.parametrize(
+    ("to", "signals"),
+    [
+        ("group", [signal.SIGINT]),
+        ("every process", [signal.SIGTERM]),
+        ("every process", [signal.SIGTERM, signal.SIGINT]),
+    ],
+)
 def test_a_signal_to_all_its_processes_under_load_still_answers_what_is_in_flight(
-    start: StartService, checkpoint: Path, picture: bytes, signals: list[signal.Signals], to: str
+    start: StartService, checkpoint: Path, picture: bytes, to: str, signals: list[signal.Signals]
 ) -> None:
     service = start("--checkpoint", str(checkpoint))
     family = processes(service)
