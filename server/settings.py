@@ -4,6 +4,7 @@
 """
 
 import os
+import shutil
 from pathlib import Path
 from typing import Literal
 
@@ -85,7 +86,7 @@ class Settings(BaseSettings):
         # A driver that answers is enough: a worker whose torch cannot use it falls back to the CPU.
         from litserve.connector import check_cuda_with_nvidia_smi
 
-        if check_cuda_with_nvidia_smi() > 0:
+        if shutil.which("nvidia-smi") and check_cuda_with_nvidia_smi() > 0:
             return "cuda"
         return "mps" if os.uname().sysname == "Darwin" and os.uname().machine == "arm64" else "cpu"
 

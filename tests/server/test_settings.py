@@ -42,6 +42,14 @@ def test_the_working_directorys_checkpoint_comes_before_the_shipped_one(
     assert read_settings([]).checkpoint_path() == tmp_path / "cifar_net.pth"
 
 
+def test_a_path_with_a_folder_that_may_not_be_read_is_no_obstacle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "nvidia-smi").write_text("not a program")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert read_settings([]).accelerator() in ("cpu", "mps")
+
+
 def test_help_fits_a_screen_and_names_every_setting(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
         main(["--help"])
