@@ -59,6 +59,7 @@ def read_settings(argv: Sequence[str]) -> "Settings":
 def _cannot_start(settings: "Settings") -> str | None:
     """What can be told at once: the rest a worker says when it loads the checkpoint."""
     from server.security import ApiKeys, KeysError, tls_problem
+    from server.settings import nvidia_gpus
 
     try:
         ApiKeys(settings)
@@ -66,6 +67,8 @@ def _cannot_start(settings: "Settings") -> str | None:
         return str(error)
     if problem := tls_problem(settings) or _no_temporary_folder():
         return problem
+    if settings.device == "cuda" and not nvidia_gpus():
+        return "--device cuda: this machine has no NVIDIA GPU, or no driver for it"
     checkpoint = settings.checkpoint_path()
     if not checkpoint.is_file():
         missing = f"{checkpoint} is a folder" if checkpoint.is_dir() else f"there is no checkpoint at {checkpoint}"
@@ -112,9 +115,7 @@ def serve(settings: "Settings") -> int:
                 ssl_certfile=settings.ssl_certfile,
                 ssl_keyfile=settings.ssl_keyfile,
             )
-        except StartError as error:
-            if error.args:
-                print(f"cifar-serve: {error}", file=sys.stderr)
+        except StartError:
             return 1
         except KeyboardInterrupt:  # before there was anything to stop
             return 0

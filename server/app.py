@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 
 class StartError(Exception):
-    """The service cannot start; without a message a worker has said why."""
+    """A worker ended before it was ready; it has said why."""
 
 
 class ClassifierServer(litserve.LitServer):
@@ -54,8 +54,6 @@ class ClassifierServer(litserve.LitServer):
             workers_per_device=workers,
             restart_workers=True,
         )
-        if not self.devices:
-            raise StartError("--device cuda: this machine has no NVIDIA GPU, or no driver for it")
         self.monitor_internal = 1  # seconds between looks at the workers; LitServe's own is 2
         count = len(self.devices) * workers
         self._engine = WorkerEngine([socket_path(sockets, worker_id) for worker_id in range(count)])

@@ -83,12 +83,16 @@ class Settings(BaseSettings):
         """`cpu`, `cuda` or `mps`, found without importing torch, which only the workers do."""
         if self.device != "auto":
             return self.device
-        # A driver that answers is enough: a worker whose torch cannot use it falls back to the CPU.
-        from litserve.connector import check_cuda_with_nvidia_smi
-
-        if shutil.which("nvidia-smi") and check_cuda_with_nvidia_smi() > 0:
+        if nvidia_gpus() > 0:
             return "cuda"
         return "mps" if os.uname().sysname == "Darwin" and os.uname().machine == "arm64" else "cpu"
+
+
+def nvidia_gpus() -> int:
+    """How many the driver lists. A worker whose torch cannot use them falls back to the CPU."""
+    from litserve.connector import check_cuda_with_nvidia_smi
+
+    return check_cuda_with_nvidia_smi() if shutil.which("nvidia-smi") else 0
 
 
 def cores() -> int:
