@@ -18,6 +18,7 @@ from tests.integration.running import COMMANDS, free_port, wait_until
 from tests.pictures import draw_shape
 
 ROOT = Path(__file__).parents[1]
+VENV = os.path.relpath(sys.prefix, ROOT)  # make takes no target with a space in it, which the path above may have
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^```(bash|python|json)\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 
@@ -32,7 +33,7 @@ class Reader:
         self.environment = {
             **os.environ,
             "PATH": f"{COMMANDS}:{os.environ['PATH']}",
-            "VENV": sys.prefix,
+            "VENV": VENV,
             "CIFAR_PORT": self.port,
             "CIFAR_URL": f"http://127.0.0.1:{self.port}",
         }
@@ -82,7 +83,7 @@ def reader(tmp_path: Path) -> Iterator[Reader]:
 
 
 def test_every_block_does_what_the_readme_says(reader: Reader) -> None:
-    if subprocess.run(["make", "--question", "install", f"VENV={sys.prefix}"], cwd=ROOT, check=False).returncode:
+    if subprocess.run(["make", "--question", "install", f"VENV={VENV}"], cwd=ROOT, check=False).returncode:
         pytest.skip("make serve would install first: run the tests by make test")
     output = ""
     for language, text in BLOCKS:

@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -116,7 +117,7 @@ def test_bad_use_ends_with_2(arguments: list[str], sentence: str, capsys: pytest
 
 
 def test_a_reader_that_has_seen_enough_causes_no_traceback(pictures: FakeService) -> None:
-    command = f"{sys.executable} -m clients.predict {'circle.png ' * 3000} | head -n 1"
+    command = f"{shlex.quote(sys.executable)} -m clients.predict {'circle.png ' * 3000} | head -n 1"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("circle.png\tcircle")
     assert done.stderr == ""
