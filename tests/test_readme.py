@@ -31,7 +31,9 @@ class Reader:
         self.port = str(free_port())
         self.services: list[subprocess.Popen[bytes]] = []
         self.environment = {
-            **os.environ,
+            **{
+                name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "ARGS")
+            },  # make test's own
             "PATH": f"{COMMANDS}:{os.environ['PATH']}",
             "VENV": VENV,
             "CIFAR_PORT": self.port,
