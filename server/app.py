@@ -118,9 +118,10 @@ class ClassifierServer(litserve.LitServer):
     def _watch(self, http_processes: list[BaseProcess]) -> None:
         """LitServe would leave the port of an HTTP process that was killed, out of memory say, open to nobody."""
         for process in until_ended(http_processes):
-            if not self._stopping.is_set():
+            if process.exitcode != 0 and not self._stopping.is_set():  # 0: it was told to stop, as we are, or soon
                 log.error("an HTTP process ended with %s: ending, to be started anew", process.exitcode)
                 self.failed = True
+            if not self._stopping.is_set():
                 os.kill(os.getpid(), signal.SIGTERM)
 
     def _start_server(
