@@ -61,13 +61,12 @@ class ClassifierServer(litserve.LitServer):
 
     def _replace_app(self) -> None:
         """Our routes for LitServe's, and a bare stack around them: no gzip over every answer, no exit stacks."""
-        app = self.app
+        app, settings = self.app, self._settings
         app.title, app.description = "cifar-service", "Classifies images with the network that you trained."
         app.router.routes.clear()
-        add_routes(app.router, Service(self._settings, self._engine), self._settings)
+        add_routes(app.router, Service(settings, self._engine), settings)
         app.setup()  # FastAPI's /docs and /openapi.json again
         router = Router(app.router.routes, lifespan=self.lifespan)
-        settings = self._settings
         app.middleware_stack = Boundary(router, settings.max_body_bytes, ApiKeys(settings), settings.access_log)
         if settings.cors_origins:
             app.middleware_stack = allow_origins(app.middleware_stack, settings.cors_origins)
@@ -118,11 +117,13 @@ class ClassifierServer(litserve.LitServer):
     def _watch(self, http_processes: list[BaseProcess]) -> None:
         """LitServe would leave the port of an HTTP process that was killed, out of memory say, open to nobody."""
         for process in until_ended(http_processes):
-            if process.exitcode != 0 and not self._stopping.is_set():  # 0: it was told to stop, as we are, or soon
+            process.join()  # its pipe closes a moment before its exit code is there
+            if self._stopping.is_set():
+                continue
+            if process.exitcode != 0:  # 0: it was told to stop, as we are, or soon
                 log.error("an HTTP process ended with %s: ending, to be started anew", process.exitcode)
                 self.failed = True
-            if not self._stopping.is_set():
-                os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
 
     def _start_server(
         self, port: Any, num_uvicorn_servers: Any, log_level: Any, sockets: Any, uvicorn_worker_type: Any, **kwargs: Any
