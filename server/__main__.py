@@ -101,6 +101,7 @@ def serve(settings: "Settings") -> int:
     with tempfile.TemporaryDirectory(prefix="cifar-") as folder:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # looked at when prometheus_client is imported
         from server.app import ClassifierServer, StartError
+        from server.protocol import OneWriteProtocol
 
         try:
             server = ClassifierServer(settings, Path(folder))
@@ -111,6 +112,8 @@ def serve(settings: "Settings") -> int:
                 log_level="warning",
                 generate_client_file=False,
                 access_log=False,  # uvicorn's; ours is the Boundary's
+                interface="asgi3",
+                http=OneWriteProtocol,
                 log_config=None,  # uvicorn's lines go where ours go
                 ssl_certfile=settings.ssl_certfile,
                 ssl_keyfile=settings.ssl_keyfile,

@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,13 @@ import litserve
 import uvicorn.server
 from fastapi import FastAPI
 from litserve.utils import WorkerSetupStatus
-from starlette.routing import Router
+from starlette.types import Receive, Scope, Send
 
 from server import logs
 from server.engine import WorkerEngine
 from server.metrics import SEEN, WORKER_RESTARTS, until_ended
 from server.middleware import Boundary
-from server.routes import add_routes
+from server.routes import Routes, add_routes
 from server.security import ApiKeys, allow_origins
 from server.service import Service
 from server.settings import Settings, cores
@@ -37,6 +37,15 @@ log = logging.getLogger(__name__)
 
 class StartError(Exception):
     """A worker ended before it was ready; it has said why."""
+
+
+class Application(FastAPI):
+    """FastAPI for its OpenAPI documents; a request goes straight to our own layers."""
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:  # type: ignore[override]
+        assert self.middleware_stack  # noqa: S101
+        scope["app"] = self
+        return self.middleware_stack(scope, receive, send)
 
 
 class ClassifierServer(litserve.LitServer):
@@ -61,13 +70,13 @@ class ClassifierServer(litserve.LitServer):
 
     def _replace_app(self) -> None:
         """Our routes for LitServe's, and a bare stack around them: no gzip over every answer, no exit stacks."""
-        app, settings = self.app, self._settings
-        app.title, app.description = "cifar-service", "Classifies images with the network that you trained."
-        app.router.routes.clear()
+        settings = self._settings
+        app = self.app = Application(
+            title="cifar-service", description="Classifies images with the network that you trained."
+        )
         add_routes(app.router, Service(settings, self._engine), settings)
-        app.setup()  # FastAPI's /docs and /openapi.json again
-        router = Router(app.router.routes, lifespan=self.lifespan)
-        app.middleware_stack = Boundary(router, settings.max_body_bytes, ApiKeys(settings), settings.access_log)
+        routes = Routes(app.router.routes, lifespan=self.lifespan)
+        app.middleware_stack = Boundary(routes, settings.max_body_bytes, ApiKeys(settings), settings.access_log)
         if settings.cors_origins:
             app.middleware_stack = allow_origins(app.middleware_stack, settings.cors_origins)
 
@@ -80,6 +89,7 @@ class ClassifierServer(litserve.LitServer):
         SEEN.counts_reloads = first
         announcing = asyncio.create_task(self._announce()) if first else None
         gc.collect()
+        gc.set_threshold(10_000)
         gc.freeze()  # what is here stays: a full collection over it would stop the event loop for nothing
         yield
         connecting.cancel()

@@ -7,6 +7,7 @@ taken.
 import asyncio
 import time
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,7 +23,7 @@ _ATTEMPTS = 3
 
 @dataclass(slots=True, eq=False)
 class _Waiting:
-    pixels: Pixels  # uint8 [n, H, W, 3]
+    images: Sequence[Pixels]  # each uint8 [H, W, 3]
     answer: asyncio.Future[Predictions]
     since: float = field(default_factory=time.perf_counter)
 
@@ -45,15 +46,15 @@ class Batcher:
         if self._waiting_images >= self._max_waiting_images:
             raise QueueFull
 
-    async def infer(self, pixels: Pixels) -> Predictions:
-        """uint8 [n, H, W, 3], n up to max_batch_size → their predictions. Cancelled while it waits, it is dropped.
+    async def infer(self, images: Sequence[Pixels]) -> Predictions:
+        """Up to max_batch_size images, each uint8 [H, W, 3] → their predictions. Cancelled while it waits, it is dropped.
 
         Raises QueueFull, or InferenceFailed.
         """
         self.check_room()
-        item = _Waiting(pixels, asyncio.get_running_loop().create_future())
+        item = _Waiting(images, asyncio.get_running_loop().create_future())
         self._waiting.append(item)
-        self._waiting_images += len(pixels)
+        self._waiting_images += len(images)
         self._schedule_dispatch()
         return await item.answer
 
@@ -73,12 +74,12 @@ class Batcher:
     def _take_batch(self) -> list[_Waiting]:
         batch: list[_Waiting] = []
         room = self.max_batch_size
-        while self._waiting and len(self._waiting[0].pixels) <= room:
+        while self._waiting and len(self._waiting[0].images) <= room:
             item = self._waiting.popleft()
-            self._waiting_images -= len(item.pixels)
+            self._waiting_images -= len(item.images)
             if not item.answer.cancelled():
                 batch.append(item)
-                room -= len(item.pixels)
+                room -= len(item.images)
         return batch
 
     def _finish(self, task: asyncio.Task[None]) -> None:
@@ -89,7 +90,7 @@ class Batcher:
         now = time.perf_counter()
         waits_s = [now - item.since for item in batch]
         try:
-            predictions = await self._infer(np.concatenate([item.pixels for item in batch]))
+            predictions = await self._infer(np.stack([image for item in batch for image in item.images]))
         except Exception as error:  # every request of the batch gets it: none may wait for ever
             for item in batch:
                 if not item.answer.cancelled():
@@ -99,7 +100,7 @@ class Batcher:
         SEEN.batch(waits_s, probabilities, card.classes)
         start = 0
         for item in batch:
-            end = start + len(item.pixels)
+            end = start + len(item.images)
             if not item.answer.cancelled():
                 item.answer.set_result(Predictions(probabilities[start:end], card, len(probabilities)))
             start = end

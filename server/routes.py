@@ -1,16 +1,17 @@
 """The HTTP surface. Thin: a request becomes images, the service classifies them, the result becomes JSON."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
-import numpy as np
 import orjson
 from fastapi import APIRouter
 from fastapi.routing import APIRoute
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
+from starlette.routing import BaseRoute, Router
 from starlette.types import Receive, Scope, Send
 
 from models.card import ModelCard
@@ -51,8 +52,28 @@ class DirectRoute(APIRoute):
         methods = self.methods or set()
         if scope["method"] not in methods and not (scope["method"] == "HEAD" and "GET" in methods):
             return await super().handle(scope, receive, send)  # which refuses it with 405
+        await self.answer(scope, receive, send)
+
+    async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """For a method that it has."""
         response = await self.endpoint(Request(scope, receive))
         await response(scope, receive, send)
+
+
+class Routes(Router):
+    """Looks a request up by its method and path, and matches one route after another only where that finds none."""
+
+    def __init__(self, routes: Sequence[BaseRoute], lifespan: Callable[[Any], AbstractAsyncContextManager[None]]) -> None:
+        super().__init__(routes, lifespan=lifespan)
+        direct = [route for route in routes if isinstance(route, DirectRoute)]
+        self._by_path = {(method, route.path): route for route in direct for method in route.methods or ()}
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:  # type: ignore[override]
+        route = self._by_path.get((scope["method"], scope["path"])) if scope["type"] == "http" else None
+        if route is None:
+            return super().__call__(scope, receive, send)
+        scope["route"] = route
+        return route.answer(scope, receive, send)
 
 
 def add_routes(router: APIRouter, service: Service, settings: Settings) -> None:
@@ -132,9 +153,11 @@ def _describe(images: Sequence[Probabilities | ImageError], card: ModelCard, top
             SEEN.rejected(image.code)
             described.append({"error": {"code": image.code, "detail": image.detail}})
             continue
+        probabilities: list[float] = image.tolist()
+        ranked = sorted(range(len(probabilities)), key=probabilities.__getitem__, reverse=True)
         top = [
-            {"label": card.classes[class_id], "class_id": class_id, "probability": round(float(image[class_id]), 6)}
-            for class_id in np.argsort(-image, kind="stable")[:top_k].tolist()
+            {"label": card.classes[class_id], "class_id": class_id, "probability": round(probabilities[class_id], 6)}
+            for class_id in ranked[:top_k]
         ]
         best = top[0]
         described.append(

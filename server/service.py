@@ -60,40 +60,37 @@ class Service:
     async def classify(self, images: Sequence[bytes]) -> Classified:
         """Encoded images → Classified. Cancelled, it drops what has not started. Raises QueueFull, InferenceFailed."""
         step = self._batcher.max_batch_size
-        groups = [images[start : start + step] for start in range(0, len(images), step)]
+        if len(images) <= step:  # most requests: no tasks, nothing to put together
+            return await self._classify_batch(images)
         while True:
-            if len(groups) == 1:
-                answers = [await self._classify_group(groups[0])]  # no task of its own: most requests are this one
-            else:
-                answers = await asyncio.gather(*map(self._classify_group, groups))
-            versions = {predictions.card.version for _, predictions in answers if predictions}
-            if len(versions) <= 1:
-                break  # else the model changed on the way, and no answer mixes two
-        batches = [predictions for _, predictions in answers if predictions]
-        return Classified(
-            [image for decoded, predictions in answers for image in _rows(decoded, predictions)],
-            batches[0].card if batches else self.card,
-            max((batch.batch_size for batch in batches), default=0),
-        )
+            batches = [images[start : start + step] for start in range(0, len(images), step)]
+            parts = await asyncio.gather(*map(self._classify_batch, batches))
+            if len({part.card.version for part in parts}) == 1:  # else the model changed on the way: no answer mixes two
+                return Classified(
+                    [image for part in parts for image in part.images],
+                    parts[0].card,
+                    max(part.batch_size for part in parts),
+                )
 
-    async def _classify_group(self, images: Sequence[bytes]) -> tuple[list[Pixels | ImageError], Predictions | None]:
+    async def _classify_batch(self, images: Sequence[bytes]) -> Classified:
         if len(images) == 1 and len(images[0]) <= _DECODE_INLINE_BYTES:
             decoded = self._decode(images)
         else:
             decoded = await asyncio.get_running_loop().run_in_executor(self._decoders, self._decode, images)
         pixels = [image for image in decoded if not isinstance(image, ImageError)]
-        return decoded, await self._batcher.infer(np.stack(pixels)) if pixels else None
+        if not pixels:
+            return Classified([image for image in decoded if isinstance(image, ImageError)], self.card, 0)
+        predictions = await self._batcher.infer(pixels)
+        rows = iter(predictions.probabilities)
+        classified = [image if isinstance(image, ImageError) else next(rows) for image in decoded]
+        return Classified(classified, predictions.card, predictions.batch_size)
 
     def _decode(self, images: Sequence[bytes]) -> list[Pixels | ImageError]:
-        decoded: list[Pixels | ImageError] = []
-        for image in images:
-            try:
-                decoded.append(decode(image, self.card.input_size, self._settings.max_image_pixels))
-            except ImageError as error:
-                decoded.append(error)
-        return decoded
+        return [_decode(image, self.card.input_size, self._settings.max_image_pixels) for image in images]
 
 
-def _rows(decoded: list[Pixels | ImageError], predictions: Predictions | None) -> list[Probabilities | ImageError]:
-    rows = iter(predictions.probabilities if predictions else ())
-    return [image if isinstance(image, ImageError) else next(rows) for image in decoded]
+def _decode(image: bytes, size: int, max_pixels: int) -> Pixels | ImageError:
+    try:
+        return decode(image, size, max_pixels)
+    except ImageError as error:
+        return error
