@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -17,15 +17,11 @@ import litserve
 import uvicorn.server
 from fastapi import FastAPI
 from litserve.utils import WorkerSetupStatus
-from starlette.types import Receive, Scope, Send
 
 from server import logs
+from server.asgi import build_app
 from server.engine import WorkerEngine
 from server.metrics import SEEN, WORKER_RESTARTS, until_ended
-from server.middleware import Boundary
-from server.routes import Routes, add_routes
-from server.security import ApiKeys, allow_origins
-from server.service import Service
 from server.settings import Settings, cores
 from server.worker import ClassifierAPI, socket_path
 
@@ -37,15 +33,6 @@ log = logging.getLogger(__name__)
 
 class StartError(Exception):
     """A worker ended before it was ready; it has said why."""
-
-
-class Application(FastAPI):
-    """FastAPI for its OpenAPI documents; a request goes straight to our own layers."""
-
-    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:  # type: ignore[override]
-        assert self.middleware_stack  # noqa: S101
-        scope["app"] = self
-        return self.middleware_stack(scope, receive, send)
 
 
 class ClassifierServer(litserve.LitServer):
@@ -66,19 +53,7 @@ class ClassifierServer(litserve.LitServer):
         self.monitor_internal = 1  # seconds between looks at the workers; LitServe's own is 2
         count = len(self.devices) * workers
         self._engine = WorkerEngine([socket_path(sockets, worker_id) for worker_id in range(count)])
-        self._replace_app()
-
-    def _replace_app(self) -> None:
-        """Our routes for LitServe's, and a bare stack around them: no gzip over every answer, no exit stacks."""
-        settings = self._settings
-        app = self.app = Application(
-            title="cifar-service", description="Classifies images with the network that you trained."
-        )
-        add_routes(app.router, Service(settings, self._engine), settings)
-        routes = Routes(app.router.routes, lifespan=self.lifespan)
-        app.middleware_stack = Boundary(routes, settings.max_body_bytes, ApiKeys(settings), settings.access_log)
-        if settings.cors_origins:
-            app.middleware_stack = allow_origins(app.middleware_stack, settings.cors_origins)
+        self.app = build_app(settings, self._engine, self.lifespan)  # for LitServe's own
 
     @contextlib.asynccontextmanager
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:

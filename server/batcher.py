@@ -41,13 +41,16 @@ class Batcher:
         self._dispatch_scheduled = False
         SEEN.queued = lambda: self._waiting_images
 
-    def check_room(self) -> None:
-        """Raises QueueFull where more images wait than may: ask before doing work that would be thrown away."""
-        if self._waiting_images >= self._max_waiting_images:
+    def check_room(self, decoding: int = 0) -> None:
+        """Raises QueueFull where more images wait than may, those not decoded yet among them.
+
+        Ask before doing work that would be thrown away.
+        """
+        if self._waiting_images + decoding >= self._max_waiting_images:
             raise QueueFull
 
     async def infer(self, images: Sequence[Pixels]) -> Predictions:
-        """Up to max_batch_size images, each uint8 [H, W, 3] → their predictions. Cancelled while it waits, it is dropped.
+        """Up to max_batch_size images, each uint8 [H, W, 3] → their predictions. Cancelled in time, it is dropped.
 
         Raises QueueFull, or InferenceFailed.
         """

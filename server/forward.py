@@ -44,7 +44,7 @@ def make_forward(classifier: Classifier, device: torch.device, kind: str, thread
                 f"ONNX Runtime's probabilities are off by {difference:.2g}: serve with --forward eager"
             )
         return forward
-    return _fastest([forward, *_other_ways_on_cpu(classifier)], canary) if device.type == "cpu" else forward
+    return fastest([forward, *_other_ways_on_cpu(classifier)], canary) if device.type == "cpu" else forward
 
 
 def _eager(classifier: Classifier, device: torch.device, onednn: bool = True) -> Forward:
@@ -64,7 +64,7 @@ def _other_ways_on_cpu(classifier: Classifier) -> list[Forward]:
     return [_eager(classifier, cpu, onednn=False), _eager(channels_last, cpu)]
 
 
-def _fastest(ways: list[Forward], canary: Pixels) -> Forward:
+def fastest(ways: list[Forward], canary: Pixels) -> Forward:
     """By the time for one image and for several, since a service has both."""
 
     def seconds(forward: Forward) -> float:

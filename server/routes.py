@@ -1,8 +1,7 @@
 """The HTTP surface. Thin: a request becomes images, the service classifies them, the result becomes JSON."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Awaitable, Sequence
 from typing import Any
 
 import orjson
@@ -12,7 +11,7 @@ from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Router
-from starlette.types import Receive, Scope, Send
+from starlette.types import Lifespan, Receive, Scope, Send
 
 from models.card import ModelCard
 from models.pixels import ImageError
@@ -63,7 +62,7 @@ class DirectRoute(APIRoute):
 class Routes(Router):
     """Looks a request up by its method and path, and matches one route after another only where that finds none."""
 
-    def __init__(self, routes: Sequence[BaseRoute], lifespan: Callable[[Any], AbstractAsyncContextManager[None]]) -> None:
+    def __init__(self, routes: Sequence[BaseRoute], lifespan: Lifespan[Any]) -> None:
         super().__init__(routes, lifespan=lifespan)
         direct = [route for route in routes if isinstance(route, DirectRoute)]
         self._by_path = {(method, route.path): route for route in direct for method in route.methods or ()}

@@ -5,12 +5,10 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-import numpy as np
-
 from models.card import ModelCard
 from models.pixels import ImageError, Pixels, decode
 from server.batcher import Batcher
-from server.engine import Engine, Predictions
+from server.engine import Engine
 from server.errors import NotReady
 from server.settings import Settings, cores
 from server.wire import Probabilities
@@ -36,6 +34,7 @@ class Service:
         self._engine = engine
         self._batcher = Batcher(engine, settings.max_batch_size, settings.max_waiting_images)
         self._decoders = ThreadPoolExecutor(max_workers=cores(), thread_name_prefix="decode")
+        self._decoding = 0  # images that wait for a thread of it, or are in one
 
     def check_ready(self) -> None:
         """Raises NotReady where a request would have to wait for a worker."""
@@ -55,17 +54,20 @@ class Service:
 
     def check_room(self) -> None:
         """Raises QueueFull where more images wait than may."""
-        self._batcher.check_room()
+        self._batcher.check_room(self._decoding)
 
     async def classify(self, images: Sequence[bytes]) -> Classified:
         """Encoded images → Classified. Cancelled, it drops what has not started. Raises QueueFull, InferenceFailed."""
+        self.check_room()  # others may have come while the body did
         step = self._batcher.max_batch_size
         if len(images) <= step:  # most requests: no tasks, nothing to put together
             return await self._classify_batch(images)
         while True:
             batches = [images[start : start + step] for start in range(0, len(images), step)]
             parts = await asyncio.gather(*map(self._classify_batch, batches))
-            if len({part.card.version for part in parts}) == 1:  # else the model changed on the way: no answer mixes two
+            if (
+                len({part.card.version for part in parts}) == 1
+            ):  # else the model changed on the way: no answer mixes two
                 return Classified(
                     [image for part in parts for image in part.images],
                     parts[0].card,
@@ -76,7 +78,11 @@ class Service:
         if len(images) == 1 and len(images[0]) <= _DECODE_INLINE_BYTES:
             decoded = self._decode(images)
         else:
-            decoded = await asyncio.get_running_loop().run_in_executor(self._decoders, self._decode, images)
+            self._decoding += len(images)
+            try:
+                decoded = await asyncio.get_running_loop().run_in_executor(self._decoders, self._decode, images)
+            finally:
+                self._decoding -= len(images)
         pixels = [image for image in decoded if not isinstance(image, ImageError)]
         if not pixels:
             return Classified([image for image in decoded if isinstance(image, ImageError)], self.card, 0)

@@ -67,7 +67,7 @@ class Settings(BaseSettings):
     @property
     def model_name(self) -> str:
         """What answers call the model: the checkpoint's name without its suffix."""
-        return self.checkpoint_path().stem
+        return self.checkpoint.stem
 
     def worker_count(self) -> int:
         """Processes a device that run the network: on the CPU half of the cores, on an accelerator one."""

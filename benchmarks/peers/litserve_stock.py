@@ -30,11 +30,10 @@ class ClassifierAPI(litserve.LitAPI):
         return {"label": self.classifier.card.classes[index], "confidence": confidence.item()}
 
 
-def main(**tuning: float) -> None:
-    api = ClassifierAPI(**tuning)
+def serve(api: ClassifierAPI, http_processes: int = 1) -> None:
     server = litserve.LitServer(api, accelerator="cpu")
-    server.run(port=int(sys.argv[1]), generate_client_file=False, log_level="warning")
+    server.run(port=int(sys.argv[1]), num_api_servers=http_processes, generate_client_file=False, log_level="warning")
 
 
 if __name__ == "__main__":
-    main()
+    serve(ClassifierAPI())

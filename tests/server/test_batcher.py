@@ -41,8 +41,8 @@ class InProcessEngine:
             return Predictions(self.classifier(torch.tensor(pixels)).numpy(), self.card)
 
 
-def images(count: int, seed: int = 0) -> Pixels:
-    return np.random.default_rng(seed).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+def images(count: int, seed: int = 0) -> list[Pixels]:
+    return list(np.random.default_rng(seed).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8))
 
 
 async def settle() -> None:
@@ -62,7 +62,7 @@ def test_requests_that_wait_together_leave_as_one_batch_each_with_its_own_answer
         answers = await asyncio.gather(*tasks)
         assert engine.batch_sizes == [7]
         for pixels, answer in zip(requests, answers, strict=True):
-            alone = await engine.infer(pixels)
+            alone = await engine.infer(np.stack(pixels))
             np.testing.assert_allclose(answer.probabilities, alone.probabilities, rtol=1e-5)
 
     asyncio.run(scenario())

@@ -1,4 +1,4 @@
-"""The faster forward agrees with eager torch, or is refused."""
+"""However the network is run, it gives plain eager torch's probabilities, or is refused."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,9 @@ from models.architectures.net import Net
 from models.card import ModelCard
 from models.checkpoint import CheckpointError
 from models.classifier import Classifier
-from server.forward import make_forward
+from models.pixels import Pixels
+from server.forward import fastest, make_forward
+from server.wire import Probabilities
 
 CPU = torch.device("cpu")
 
@@ -21,6 +23,39 @@ def test_onnxruntime_gives_eagers_probabilities_for_any_number_of_images() -> No
     for count in (1, 3, 64):
         pixels = np.random.default_rng(count).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
         np.testing.assert_allclose(faster(pixels), eager(pixels), atol=1e-5)
+
+
+class Viewing(Net):
+    """Flattens as the tutorial once did, which pixels laid out channels last do not allow."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        planes = self.pool(torch.relu(self.conv2(self.pool(torch.relu(self.conv1(x))))))
+        logits: torch.Tensor = self.fc3(torch.relu(self.fc2(torch.relu(self.fc1(planes.view(-1, 16 * 5 * 5))))))
+        return logits
+
+
+@pytest.mark.parametrize("net", [Net, Viewing])
+def test_the_way_that_is_fastest_here_gives_the_networks_own_probabilities(net: type[Net]) -> None:
+    classifier = Classifier(net().eval(), ModelCard())
+    forward = make_forward(classifier, CPU, "eager", threads=1)
+    for count in (1, 33):
+        pixels = np.random.default_rng(count).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+        with torch.inference_mode():
+            expected = classifier(torch.tensor(pixels)).numpy()
+        np.testing.assert_allclose(forward(pixels), expected, atol=1e-6)
+
+
+def test_of_the_ways_to_run_a_network_the_fastest_that_works_is_taken() -> None:
+    def slow(pixels: Pixels) -> Probabilities:
+        return np.sort(np.random.default_rng(0).random((1_000_000, 1), np.float32), axis=0)
+
+    def broken(pixels: Pixels) -> Probabilities:
+        raise RuntimeError("view size is not compatible")
+
+    def fast(pixels: Pixels) -> Probabilities:
+        return np.zeros((1, 1), np.float32)
+
+    assert fastest([slow, broken, fast], np.zeros((8, 4, 4, 3), np.uint8)) is fast
 
 
 class Undecided(Net):

@@ -1,0 +1,34 @@
+"""The service as an ASGI application: our routes in a bare stack, over whichever engine runs the network."""
+
+from collections.abc import Awaitable
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.types import Lifespan, Receive, Scope, Send
+
+from server.engine import Engine
+from server.middleware import Boundary
+from server.routes import Routes, add_routes
+from server.security import ApiKeys, allow_origins
+from server.service import Service
+from server.settings import Settings
+
+
+class Application(FastAPI):
+    """FastAPI for its OpenAPI documents; a request goes straight to our own layers."""
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:  # type: ignore[override]
+        assert self.middleware_stack  # noqa: S101
+        scope["app"] = self
+        return self.middleware_stack(scope, receive, send)
+
+
+def build_app(settings: Settings, engine: Engine, lifespan: Lifespan[Any]) -> Application:
+    """No gzip over every answer, no exit stacks, no layer for each thing: see Boundary and Routes."""
+    app = Application(title="cifar-service", description="Classifies images with the network that you trained.")
+    add_routes(app.router, Service(settings, engine), settings)
+    routes = Routes(app.router.routes, lifespan)
+    app.middleware_stack = Boundary(routes, settings.max_body_bytes, ApiKeys(settings), settings.access_log)
+    if settings.cors_origins:
+        app.middleware_stack = allow_origins(app.middleware_stack, settings.cors_origins)
+    return app
