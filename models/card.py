@@ -25,6 +25,8 @@ class Scores(_Section):
     interval: tuple[Fraction, Fraction]
     per_class: dict[str, Fraction]
     calibration_error: Fraction
+    uncalibrated_error: Fraction | None = Field(None, description="the same, of a temperature of 1")
+    confusion: tuple[tuple[int, ...], ...] = Field((), description="images by true class (rows) and predicted class")
 
 
 class Training(_Section):
@@ -35,6 +37,7 @@ class Training(_Section):
     data: str
     data_fingerprint: str
     images: int
+    validation_images: int = Field(0, description="of the training images, kept back to set the temperature by")
     seed: int
     seconds: float
     hardware: str
@@ -50,6 +53,8 @@ class ModelCard(_Section):
     input_size: int = Field(32, ge=1, le=4096, description="pixels a side; the input is square")
     mean: Rgb = Field((0.5, 0.5, 0.5), description="subtracted from each channel, on the scale 0..1")
     std: Rgb = Field((0.5, 0.5, 0.5), description="each channel is divided by it, on the scale 0..1")
+    temperature: float = Field(1.0, gt=0, description="logits are divided by it, so that confidence is accuracy")
+    flip_average: bool = Field(False, description="whether logits are the mean over an image and its mirror image")
     resize: str = Field("centre-square", description="how other sizes become the input: see models/pixels.py")
     sha256: str | None = Field(None, description="of the weights' file")
     training: Training | None = None

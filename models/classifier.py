@@ -25,9 +25,10 @@ class Classifier(nn.Module):
         return planes.div_(255).sub_(self.mean).div_(self.std)
 
     def logits(self, pixels: torch.Tensor) -> torch.Tensor:
-        """uint8 [N, H, W, 3] → float32 [N, C], what cross-entropy takes."""
-        logits: torch.Tensor = self.net(self.normalise(pixels))
-        return logits
+        """uint8 [N, H, W, 3] → float32 [N, C], before the temperature."""
+        planes = self.normalise(pixels)
+        logits: torch.Tensor = self.net(planes)
+        return (logits + self.net(planes.flip(3))) / 2 if self.card.flip_average else logits
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        return self.logits(pixels).softmax(dim=1)
+        return (self.logits(pixels) / self.card.temperature).softmax(dim=1)

@@ -1,11 +1,14 @@
 """An encoded image becomes pixels: the one decoder that training, serving and evaluation share."""
 
 import io
+import math
 
 import numpy as np
 import numpy.typing as npt
 import simplejpeg
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.TiffImagePlugin import TILELENGTH, TILEWIDTH, TiffImageFile
 
 # uint8 [..., H, W, 3], RGB, 0..255: the one image type that crosses the seams between our packages.
 Pixels = npt.NDArray[np.uint8]
@@ -13,6 +16,7 @@ Pixels = npt.NDArray[np.uint8]
 # Named, so that a file never reaches a Pillow plugin that starts another program (EPS starts Ghostscript).
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
 MAX_PIXELS = 64_000_000
+_MAX_JPEG_SCANS = 500  # a progressive JPEG has some 10; each goes over the whole picture, and can be 10 bytes
 Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit warns, and is another: ours is judged by the same header
 
 
@@ -41,7 +45,9 @@ def decode(data: bytes, size: int, max_pixels: int = MAX_PIXELS) -> Pixels:
         return pixels
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            _check_pixels(image.width * image.height, max_pixels)
+            _check_pixels(_decoded_pixels(image), max_pixels)
+            if isinstance(image, JpegImageFile) and data.count(b"\xff\xda") > _MAX_JPEG_SCANS:
+                raise ImageError("corrupt_image", f"the JPEG has more than {_MAX_JPEG_SCANS} scans")
             return np.asarray(_square_rgb(image, size))
     except ImageError:
         raise
@@ -65,6 +71,15 @@ def _decode_exact_jpeg(data: bytes, size: int) -> Pixels | None:
         pixels: Pixels = simplejpeg.decode_jpeg(data, "RGB")
     except ValueError:  # damaged: Pillow finds out how
         return None
+    return pixels
+
+
+def _decoded_pixels(image: Image.Image) -> int:
+    """As the header says. The tiles of a TIFF may be larger than the picture, and are decoded whole."""
+    pixels = image.width * image.height
+    if isinstance(image, TiffImageFile):
+        sides = (image.tag_v2.get(tag, 0) for tag in (TILEWIDTH, TILELENGTH))
+        return max(pixels, math.prod(side if isinstance(side, int) else 0 for side in sides))
     return pixels
 
 

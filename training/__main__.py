@@ -26,14 +26,16 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from pydantic import ValidationError
+
 from training.errors import TrainingError
-from training.recipe import RECIPES
+from training.listing import print_recipes
+from training.recipe import FIELDS, RECIPES, change
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,9 +45,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         options = _parser().parse_args(arguments)
     except SystemExit as exit_:
         return int(exit_.code or 0)
-    recipe = RECIPES[options.recipe]
-    if options.epochs is not None:
-        recipe = replace(recipe, epochs=options.epochs)
+    try:
+        changes = {name: value for name, value in vars(options).items() if name in FIELDS and value is not None}
+        recipe = change(RECIPES[options.recipe], changes)
+    except ValidationError as error:
+        first = error.errors()[0]
+        return _say(2, f"--{str(first['loc'][0]).replace('_', '-')}: {first['msg']}, not {first['input']!r}")
+    if options.list:
+        print_recipes(recipe)
+        return 0
     command = shlex.join(["cifar-train", *arguments])
     try:
         with _signals_as_exceptions():
@@ -119,12 +127,10 @@ def _parser() -> argparse.ArgumentParser:
         help=f"of the first weights and the shuffling {shown}",
     )
     add("--device", type=_device, default="auto", help=f"auto, cpu, cuda, cuda:N or mps {shown}")
-    add(
-        "--epochs",
-        type=partial(_whole_number, 1),
-        metavar="N",
-        help="passes over the training images (default: the recipe's)",
-    )
+    add("--list", action="store_true", help="show the recipes, and the fields of RECIPE, which flags can change:")
+    add("--epochs", metavar="N", help="passes over the training images (default: the recipe's), or any other field")
+    for name in FIELDS.keys() - {"epochs"}:
+        add(f"--{name.replace('_', '-')}", help=argparse.SUPPRESS)
     return parser
 
 

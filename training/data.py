@@ -37,6 +37,19 @@ def load(source: str, size: int) -> Data:
     return load_cifar10(CIFAR10_ROOT) if source == "cifar10" else load_folder(Path(source), size)
 
 
+def hold_back(pixels: torch.Tensor, labels: torch.Tensor, part: float) -> torch.Tensor:
+    """Which training images to validate with: of each class so large a part, the smallest by SHA-256. bool [N].
+
+    As with test images, the seed has no say, so that no run chooses by what another was trained on.
+    """
+    digests = [hashlib.sha256(image.numpy().tobytes()).digest() for image in pixels]
+    held_back = torch.zeros(len(labels), dtype=torch.bool)
+    for label in sorted(set(labels.tolist())):
+        members = sorted(torch.nonzero(labels == label).flatten().tolist(), key=digests.__getitem__)
+        held_back[members[: round(part * len(members))]] = True
+    return held_back
+
+
 def load_folder(root: Path, size: int) -> Data:
     """A folder with the images of each class in a folder of the class's name. Raises DataError.
 

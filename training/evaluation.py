@@ -1,8 +1,9 @@
-"""Scores a classifier on held-out images, in process: accuracy with its interval, per class, and calibration error."""
+"""Scores a classifier on held-out images, in process: accuracy with its interval, per class, and calibration."""
 
 import math
 
 import torch
+import torch.nn.functional as F
 
 from models.card import Scores
 from models.classifier import Classifier
@@ -10,33 +11,65 @@ from training.errors import TrainingError
 
 BATCH = 1000  # images a forward pass: past the point where more is faster, and 12 MB of floats
 CALIBRATION_BINS = 15
+_TEMPERATURES = (0.5, 5.0)  # images that are few, or all classified right, would draw it to 0: to boundless confidence
 
 
-@torch.inference_mode()
+@torch.no_grad()
+def logits_of(classifier: Classifier, pixels: torch.Tensor) -> torch.Tensor:
+    """uint8 [N, H, W, 3] → float32 [N, C] on the CPU. Raises TrainingError where they are no numbers."""
+    device = classifier.mean.device
+    logits = torch.cat([classifier.logits(batch.to(device)).cpu() for batch in torch.split(pixels, BATCH)])
+    if not logits.isfinite().all():
+        raise TrainingError(
+            "the trained network answers NaN: try another --seed, or a recipe with a lower learning rate"
+        )
+    return logits
+
+
 def evaluate(classifier: Classifier, pixels: torch.Tensor, labels: torch.Tensor, data: str) -> Scores:
     """pixels uint8 [N, H, W, 3], labels int64 [N] with every class among them → scores; `data` names them there.
 
     Raises TrainingError where the classifier answers something else than numbers.
     """
-    device = classifier.mean.device
-    probabilities = torch.cat([classifier(batch.to(device)).cpu() for batch in torch.split(pixels, BATCH)])  # [N, C]
-    if probabilities.isnan().any():
-        raise TrainingError(
-            "the trained network answers NaN: try another --seed, or a recipe with a lower learning rate"
-        )
-    confidence, predicted = probabilities.max(dim=1)
-    correct = predicted == labels.cpu()
-    hits = int(correct.sum())
+    classes, temperature = classifier.card.classes, classifier.card.temperature
+    logits, labels = logits_of(classifier, pixels), labels.cpu()
+    confusion = torch.bincount(labels * len(classes) + logits.argmax(dim=1), minlength=len(classes) ** 2)
+    confusion = confusion.view(len(classes), len(classes))  # [true class, predicted class]
+    hits = int(confusion.trace())
     return Scores(
         data=data,
         n=len(labels),
         accuracy=hits / len(labels),
         interval=wilson_interval(hits, len(labels)),
-        per_class={
-            name: float(correct[labels == label].double().mean()) for label, name in enumerate(classifier.card.classes)
-        },
-        calibration_error=expected_calibration_error(confidence, correct),
+        per_class=dict(zip(classes, (confusion.diag() / confusion.sum(dim=1)).tolist(), strict=True)),
+        calibration_error=calibration_error(logits / temperature, labels),
+        uncalibrated_error=calibration_error(logits, labels),
+        confusion=confusion.tolist(),
     )
+
+
+def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
+    """float32 [N, C], int64 [N] → what to divide logits by so that these labels are most likely.
+
+    Guo et al., On Calibration of Modern Neural Networks, ICML 2017.
+    """
+    log_temperature = torch.zeros(1, requires_grad=True)
+    optimizer = torch.optim.LBFGS([log_temperature], max_iter=50, line_search_fn="strong_wolfe")
+
+    def loss() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(logits / log_temperature.exp(), labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    optimizer.step(loss)  # type: ignore[no-untyped-call]
+    low, high = _TEMPERATURES
+    return float(log_temperature.detach().exp().clamp(low, high))
+
+
+def calibration_error(logits: torch.Tensor, labels: torch.Tensor) -> float:
+    confidence, predicted = logits.softmax(dim=1).max(dim=1)
+    return expected_calibration_error(confidence, predicted == labels)
 
 
 def wilson_interval(hits: int, n: int, z: float = 1.959964) -> tuple[float, float]:

@@ -1,31 +1,88 @@
-"""Recipes: every choice of a training run that changes the weights, but for its data and its seed."""
+"""Recipes: every choice of a training run that changes the weights, but for its data and its seed.
 
-from dataclasses import dataclass
+`cifar-train RECIPE --field value` changes a field; `cifar-train RECIPE --list` shows them all.
+"""
+
+from dataclasses import asdict, fields
+from typing import Any, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """How to train. The model card carries all of it."""
 
     name: str
-    architecture: str  # a name in models.architectures
-    epochs: int  # passes over the training images
-    batch_size: int  # images an update
-    learning_rate: float  # of stochastic gradient descent
-    momentum: float  # the part of the last step that is taken again
-    report_every: int  # mini-batches between two lines of running loss
+    summary: str
+    architecture: str = Field(default="net", description="the network, a name in models/architectures")
+    epochs: int = Field(ge=1, description="passes over the training images")
+    batch_size: int = Field(ge=1, description="images an update")
+    validation: float = Field(
+        default=0.1,
+        ge=0,
+        lt=1,
+        description="part of the training images kept back, to choose and to set the temperature by",
+    )
+
+    optimizer: Literal["sgd", "adam"] = Field(default="sgd", description="sgd or adam")
+    learning_rate: float = Field(gt=0, description="of an update, at its highest")
+    schedule: Literal["constant", "triangle"] = Field(
+        default="triangle", description="constant, or triangle: up for a fifth of the updates, then down to 0"
+    )
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="part of the last step that is taken again (sgd)")
+    nesterov: bool = Field(default=True, description="whether the gradient is the one after the momentum's step (sgd)")
+    weight_decay: float = Field(default=0, ge=0, description="part of a weight that is added to its gradient")
+    label_smoothing: float = Field(default=0, ge=0, lt=1, description="probability that is spread over all classes")
+
+    flip: Literal["none", "random", "alternating"] = Field(
+        default="none", description="mirrored images: none, random, or alternating: each image in every other epoch"
+    )
+    translate: int = Field(default=0, ge=0, description="images are shifted by up to so many pixels, edges mirrored")
+    cutout: int = Field(default=0, ge=0, description="side of a square, in pixels, that is greyed out at random")
+    flip_average: bool = Field(
+        default=False, description="whether answers are the mean over an image and its mirror image, at twice the work"
+    )
+    report_every: int = Field(default=0, ge=0, description="mini-batches between two lines of loss; 0 is an epoch")
+
+
+FIELDS: dict[str, str] = {  # that a command may change, with what they mean
+    field.name: str(field.default.description)  # type: ignore[union-attr]  # pydantic's Field
+    for field in fields(Recipe)
+    if field.name not in ("name", "summary")
+}
+
+
+def change(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
+    """The recipe with other values in these fields, which may be text. Raises pydantic.ValidationError."""
+    return Recipe(**(asdict(recipe) | changes))
 
 
 # https://pytorch.org/tutorials/beginner/blitz/cifar10_tutorial.html, number for number: whoever followed it
 # finds here what was printed there.
 TUTORIAL = Recipe(
     name="tutorial",
-    architecture="net",
+    summary="the PyTorch CIFAR-10 tutorial, number for number",
     epochs=2,
     batch_size=4,
+    validation=0,
     learning_rate=0.001,
-    momentum=0.9,
+    schedule="constant",
+    nesterov=False,
     report_every=2000,
 )
 
-RECIPES = {recipe.name: recipe for recipe in (TUTORIAL,)}
+# Of what it adds, translation is worth most, then weight decay, then more epochs.
+NET_BEST = Recipe(
+    name="net-best",
+    summary="the tutorial's own network, trained as one does today",
+    epochs=70,
+    batch_size=128,
+    learning_rate=0.05,
+    weight_decay=1e-3,
+    flip="alternating",
+    translate=2,
+)
+
+RECIPES = {recipe.name: recipe for recipe in (TUTORIAL, NET_BEST)}

@@ -17,9 +17,9 @@ from models.architectures import build
 from models.card import ModelCard, Scores, Training
 from models.checkpoint import card_path, save, write_atomically
 from models.classifier import Classifier
-from training.data import Data, load
+from training.data import Data, hold_back, load
 from training.errors import TrainingError
-from training.evaluation import evaluate
+from training.evaluation import evaluate, fit_temperature, logits_of
 from training.loop import train
 from training.recipe import Recipe
 
@@ -38,15 +38,19 @@ def run(recipe: Recipe, source: str, output: Path, seed: int, device_name: str, 
     data = load(source, blank.input_size)
     say(f"{len(data.train_labels)} training and {len(data.test_labels)} test images, {len(data.classes)} classes")
 
+    held_back = hold_back(data.train_pixels, data.train_labels, recipe.validation)
+    train_pixels, train_labels = data.train_pixels[~held_back], data.train_labels[~held_back]
     torch.manual_seed(seed)
-    card = blank.model_copy(update={"classes": data.classes})
+    card = blank.model_copy(update={"classes": data.classes, "flip_average": recipe.flip_average})
     classifier = Classifier(build(card.architecture, num_classes=len(card.classes)), card).to(device)
     say(f"Training {recipe.architecture} by recipe {recipe.name} on {device}, seed {seed}")
     started = time.perf_counter()
-    train(classifier, data.train_pixels, data.train_labels, recipe, seed, report=print_running_loss)
+    train(classifier, train_pixels, train_labels, recipe, seed, report=print_running_loss)
     seconds = time.perf_counter() - started
-    say(f"Finished Training: {seconds:.1f} s, {recipe.epochs * len(data.train_labels) / seconds:.0f} images/s")
+    say(f"Finished Training: {seconds:.1f} s, {recipe.epochs * len(train_labels) / seconds:.0f} images/s")
 
+    if held_back.any():
+        classifier.card = card = calibrate(classifier, data.train_pixels[held_back], data.train_labels[held_back])
     scores = evaluate(classifier, data.test_pixels, data.test_labels, f"{data.name}, test images")
     print_scores(scores)
     training = Training(
@@ -54,7 +58,8 @@ def run(recipe: Recipe, source: str, output: Path, seed: int, device_name: str, 
         recipe=asdict(recipe),
         data=data.name,
         data_fingerprint=data.fingerprint,
-        images=len(data.train_labels),
+        images=len(train_labels),
+        validation_images=int(held_back.sum()),
         seed=seed,
         seconds=round(seconds, 1),
         hardware=describe_hardware(device),
@@ -62,6 +67,15 @@ def run(recipe: Recipe, source: str, output: Path, seed: int, device_name: str, 
     )
     write(output, classifier, card.model_copy(update={"training": training, "scores": scores}), data)
     print_next_steps(source, output, data)
+
+
+def calibrate(classifier: Classifier, pixels: torch.Tensor, labels: torch.Tensor) -> ModelCard:
+    """The classifier's card, with the temperature that fits these images, which it was not trained on."""
+    logits = logits_of(classifier, pixels)
+    accuracy = float((logits.argmax(dim=1) == labels).double().mean())
+    temperature = fit_temperature(logits, labels)
+    say(f"Accuracy on the {len(labels)} validation images: {100 * accuracy:.1f} %; temperature {temperature:.2f}")
+    return classifier.card.model_copy(update={"temperature": temperature})
 
 
 def choose_device(name: str) -> torch.device:

@@ -31,3 +31,14 @@ def test_rows_sum_to_one_and_batching_changes_nothing() -> None:
 
 def test_the_saved_state_dict_holds_the_network_alone() -> None:
     assert list(Classifier(Net(), ModelCard()).net.state_dict()) == list(Net().state_dict())
+
+
+def test_the_cards_temperature_and_mirror_image_change_the_answer_as_they_say() -> None:
+    torch.manual_seed(0)
+    net = Net().eval()
+    pixels = torch.randint(0, 256, (5, 32, 32, 3), dtype=torch.uint8)
+    plain = Classifier(net, ModelCard())
+    with torch.inference_mode():
+        both = (plain.logits(pixels) + plain.logits(pixels.flip(2))) / 2
+        averaged = Classifier(net, ModelCard(temperature=2.5, flip_average=True))(pixels)
+        torch.testing.assert_close(averaged, (both / 2.5).softmax(dim=1))

@@ -13,8 +13,14 @@ from models.architectures import build
 from models.card import ModelCard
 from models.classifier import Classifier
 from training.errors import TrainingError
-from training.evaluation import evaluate, expected_calibration_error, wilson_interval
-from training.loop import WINDOW, train
+from training.evaluation import (
+    calibration_error,
+    evaluate,
+    expected_calibration_error,
+    fit_temperature,
+    wilson_interval,
+)
+from training.loop import train
 from training.recipe import TUTORIAL
 
 PIXELS = torch.randint(0, 256, (811, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
@@ -76,10 +82,10 @@ def test_the_running_loss_is_the_mean_since_the_last_report() -> None:
         train(fresh_classifier(), PIXELS, LABELS, recipe, 0, report=lambda *line: said.append(line))
         return said
 
-    each = reports(WINDOW)
+    each = reports(100)
     assert [(epoch, batch) for epoch, batch, _ in each] == [(1, 100), (1, 200)]
     assert each[0][2] == pytest.approx(math.log(10), abs=0.05)  # what guessing among ten classes costs
-    assert [line[2] for line in reports(2 * WINDOW)] == [pytest.approx((each[0][2] + each[1][2]) / 2)]
+    assert [line[2] for line in reports(200)] == [pytest.approx((each[0][2] + each[1][2]) / 2)]
     assert [batch for _, batch, _ in reports(70)] == [70, 140]
     assert fmean(loss for _, _, loss in reports(40)) == pytest.approx(each[0][2] / 2 + each[1][2] / 2)
 
@@ -92,10 +98,10 @@ def test_an_epoch_too_short_for_a_report_has_one_at_its_end() -> None:
     assert said == [(1, 203), (2, 203)]
 
 
-@pytest.mark.parametrize("number", [math.nan, math.inf])
-def test_a_loss_that_is_no_number_ends_the_training(number: float) -> None:
-    recipe = replace(TUTORIAL, learning_rate=number)
-    with pytest.raises(TrainingError, match=r"^the loss became nan in epoch 1, .*learning rate below"):
+@pytest.mark.parametrize("rate", [1e30, math.inf])
+def test_a_loss_that_is_no_number_ends_the_training(rate: float) -> None:
+    recipe = replace(TUTORIAL, learning_rate=rate)
+    with pytest.raises(TrainingError, match=r"^the loss became nan in epoch 1, .*--learning-rate below"):
         train(fresh_classifier(), PIXELS, LABELS, recipe, 0, report=lambda epoch, batch, loss: None)
 
 
@@ -137,3 +143,23 @@ def test_calibration_error_is_the_gap_between_confidence_and_accuracy() -> None:
     correct = torch.tensor([True, True, True, False, True, False])
     expected = (4 * abs(0.95 - 0.75) + 2 * abs(0.55 - 0.5)) / 6
     assert expected_calibration_error(confidence, correct) == pytest.approx(expected)
+
+
+def test_confusion_counts_true_classes_in_rows() -> None:
+    classifier = fresh_classifier()
+    with torch.no_grad():
+        predicted = classifier(PIXELS).argmax(dim=1)
+    labels = torch.arange(len(PIXELS)) % 10
+    confusion = torch.tensor(evaluate(classifier, PIXELS, labels, "noise").confusion)
+    assert confusion.sum() == len(PIXELS)
+    assert int(confusion[3, int(predicted[3])]) == int(((labels == 3) & (predicted == predicted[3])).sum())
+
+
+def test_the_temperature_makes_overconfident_logits_right() -> None:
+    draws = torch.Generator().manual_seed(0)
+    logits = torch.randn(20_000, 10, generator=draws)
+    labels = torch.multinomial(logits.softmax(dim=1), 1, generator=draws).flatten()
+    assert fit_temperature(logits * 3, labels) == pytest.approx(3, rel=0.05)
+    assert fit_temperature(logits[:5], logits[:5].argmax(dim=1)) == 0.5, "all right: not boundless confidence"
+    assert calibration_error(logits * 3, labels) > 0.2
+    assert calibration_error(logits, labels) < 0.02

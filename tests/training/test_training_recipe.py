@@ -1,0 +1,46 @@
+"""What a recipe says is what is done, and what `cifar-train` shows of it."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from models.checkpoint import load
+from training.__main__ import main
+from training.loop import learning_rate_factor
+from training.recipe import FIELDS, NET_BEST, RECIPES, TUTORIAL
+
+
+def test_a_recipe_with_validation_images_puts_its_temperature_into_the_card(
+    draw_folder: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    draw_folder(per_class=50)
+    assert main(["net-best", "--data", "shapes", "--epochs", "2", "--validation", "0.25", "--flip-average", "yes"]) == 0
+    card = load(Path("cifar_net.pth")).card
+    assert card.training is not None
+    assert (card.training.images, card.training.validation_images, card.flip_average) == (60, 20, True)
+    assert card.temperature != 1
+    said = capsys.readouterr().out
+    assert "on the 20 validation images: " in said
+    assert f"temperature {card.temperature:.2f}" in said
+
+
+def test_list_shows_every_recipe_and_the_fields_of_one_as_changed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["net-best", "--translate", "3", "--list"]) == 0
+    shown = capsys.readouterr().out
+    assert all(f"  {name} " in shown for name in RECIPES)
+    assert re.search(r"--translate +3 +images are shifted", shown)
+    assert set(re.findall(r"^  --([a-z-]+)", shown, re.MULTILINE)) == {name.replace("_", "-") for name in FIELDS}
+
+
+def test_a_triangle_rises_for_a_fifth_of_the_updates_and_falls_to_nothing() -> None:
+    factors = [learning_rate_factor(NET_BEST, 100, done) for done in range(101)]
+    assert factors.index(max(factors)) in (19, 20)
+    assert (factors[0], max(factors), factors[100]) == (0.05, 1, 0)
+    assert factors[60] == pytest.approx(0.5)
+    assert learning_rate_factor(TUTORIAL, 100, 60) == 1

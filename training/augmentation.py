@@ -1,0 +1,67 @@
+"""Training images, seen a little otherwise each time: flipped, shifted, with a square missing. All on their device."""
+
+import torch
+
+from training.recipe import Recipe
+
+_GREY = 128
+
+
+class Augmentation:
+    """How `recipe` sees a training set of so many images; what is left to chance it draws from `draws`, on the CPU."""
+
+    def __init__(self, recipe: Recipe, images: int, draws: torch.Generator) -> None:
+        self._recipe = recipe
+        self._draws = draws
+        if recipe.flip == "alternating":  # the images that are flipped in the first epoch; the others are in the next
+            self._begin_flipped = torch.rand(images, generator=draws) < 0.5
+
+    def __call__(self, pixels: torch.Tensor, indices: torch.Tensor, epoch: int) -> torch.Tensor:
+        """uint8 [n, H, W, 3], at `indices` (int64 [n], on the CPU) of the set → the same, as `epoch` sees them."""
+        recipe, count = self._recipe, len(pixels)
+        if recipe.flip != "none" or recipe.translate:
+            flips = self._flips(indices, epoch)
+            down, right = self._draw(-recipe.translate, recipe.translate, (2, count))
+            pixels = shift_and_flip(pixels, *(draw.to(pixels.device) for draw in (down, right, flips)))
+        if recipe.cutout:
+            centres = self._draw(0, pixels.shape[1] - 1, (2, count)).to(pixels.device)
+            pixels = cut_out(pixels, centres, recipe.cutout)
+        return pixels
+
+    def _flips(self, indices: torch.Tensor, epoch: int) -> torch.Tensor:
+        if self._recipe.flip == "alternating":
+            return self._begin_flipped[indices] ^ (epoch % 2 == 0)
+        chance = 0.5 if self._recipe.flip == "random" else 0.0
+        return torch.rand(len(indices), generator=self._draws) < chance
+
+    def _draw(self, low: int, high: int, shape: tuple[int, int]) -> torch.Tensor:
+        return torch.randint(low, high + 1, shape, generator=self._draws)
+
+
+def shift_and_flip(pixels: torch.Tensor, down: torch.Tensor, right: torch.Tensor, flips: torch.Tensor) -> torch.Tensor:
+    """uint8 [n, H, W, 3], each image moved by `down` and `right` pixels (int64 [n]), edges mirrored, then flipped
+    left to right where `flips` (bool [n]) says so → uint8 [n, H, W, 3]."""
+    count, height, width, _ = pixels.shape
+    rows = _mirror(torch.arange(height, device=pixels.device) - down[:, None], height)  # [n, H]
+    columns = _mirror(torch.arange(width, device=pixels.device) - right[:, None], width)  # [n, W]
+    columns = torch.where(flips[:, None], columns.flip(1), columns)
+    images = torch.arange(count, device=pixels.device)[:, None, None]
+    return pixels[images, rows[:, :, None], columns[:, None, :]]
+
+
+def _mirror(positions: torch.Tensor, size: int) -> torch.Tensor:
+    """Positions beyond an edge, reflected at it: -1 is 1, as PyTorch's own reflect padding has it."""
+    return size - 1 - (size - 1 - positions.abs()).abs()
+
+
+def cut_out(pixels: torch.Tensor, centres: torch.Tensor, side: int) -> torch.Tensor:
+    """uint8 [n, H, W, 3] with a grey square around each of the `centres` (int64 [2, n]: rows, columns).
+
+    DeVries and Taylor, Improved Regularization of Convolutional Neural Networks with Cutout, 2017.
+    """
+    rows, columns = (
+        (torch.arange(size, device=pixels.device) - centre[:, None] + side // 2).div(side, rounding_mode="floor") == 0
+        for size, centre in zip(pixels.shape[1:3], centres, strict=True)
+    )  # [n, H] and [n, W]: whether the square is there
+    square = rows[:, :, None] & columns[:, None, :]
+    return pixels.masked_fill(square[..., None], _GREY)
