@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, rates in (("tutorial's script", literal), ("cifar-train", ours)):
         print(f"{name:<18} {statistics.median(rates):9.0f}  {min(rates):.0f} to {max(rates):.0f}")
     print(f"cifar-train is {statistics.median(ours) / statistics.median(literal):.1f} times as fast,")
-    print(f"after {reading_s:.1f} s, once, for decoding {len(data.train_labels) + len(data.test_labels)} images")
+    print(f"after {reading_s:.1f} s, once, for decoding {len(data.labels)} images")
     if options.full:
         compare_in_full(data)
     return 0
@@ -62,25 +62,25 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def train_ours(data: Data, updates: int, seed: int) -> float:
     """The seconds of so many updates, on images drawn from all of the training images."""
-    drawn = torch.randperm(len(data.train_labels))[: updates * TUTORIAL.batch_size]
-    seconds, _ = _train(data.train_pixels[drawn], data.train_labels[drawn], replace(TUTORIAL, epochs=1), seed)
+    drawn = data.train[torch.randperm(len(data.train))][: updates * TUTORIAL.batch_size]
+    seconds, _ = _train(data, drawn, replace(TUTORIAL, epochs=1), seed)
     return seconds
 
 
 def compare_in_full(data: Data) -> None:
     with tempfile.TemporaryDirectory() as folder:
         literal_s = literal_tutorial.main(path=str(Path(folder) / "cifar_net.pth"))  # prints its accuracy
-    seconds, classifier = _train(data.train_pixels, data.train_labels, TUTORIAL, seed=0)
-    scores = evaluate(classifier, data.test_pixels, data.test_labels, data.name)
+    seconds, classifier = _train(data, data.train, TUTORIAL, seed=0)
+    scores = evaluate(classifier, data.pixels, data.labels, data.test, data.name)
     print(f"In full: tutorial's script {literal_s:.1f} s (accuracy above),")
     print(f"cifar-train {seconds:.1f} s, {100 * scores.accuracy:.1f} % of {scores.n} test images")
 
 
-def _train(pixels: torch.Tensor, labels: torch.Tensor, recipe: Recipe, seed: int) -> tuple[float, Classifier]:
+def _train(data: Data, images: torch.Tensor, recipe: Recipe, seed: int) -> tuple[float, Classifier]:
     torch.manual_seed(seed)
     classifier = Classifier(build(recipe.architecture, num_classes=10), ModelCard())
     started = time.perf_counter()
-    train(classifier, pixels, labels, recipe, seed, report=lambda epoch, batch, loss: None)
+    train(classifier, data.pixels, data.labels, images, recipe, seed, report=lambda epoch, batch, loss: None)
     return time.perf_counter() - started, classifier
 
 

@@ -11,6 +11,12 @@ from tests.pictures import draw_shape
 Draw = Callable[..., Path]
 
 
+@pytest.fixture(autouse=True, scope="session")
+def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Decoded pictures go where pytest's other files go, those of the commands that tests start too."""
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture
 def draw_folder(tmp_path: Path) -> Draw:
     """Call it for a folder of `per_class` PNGs of circles and of squares; with `splits`, one such pair under each."""

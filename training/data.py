@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from models.card import CIFAR10_CLASSES
@@ -19,14 +20,15 @@ CIFAR10_ROOT = Path("data")
 
 @dataclass(frozen=True)
 class Data:
-    """Pixels are uint8 [N, size, size, 3] RGB 0..255, labels int64 [N]: positions in `classes`; all on the CPU."""
+    """All images of a run, on the CPU, perhaps of a file that is mapped into memory; the parts are int64 positions."""
 
     name: str
     classes: tuple[str, ...]
-    train_pixels: torch.Tensor
-    train_labels: torch.Tensor
-    test_pixels: torch.Tensor
-    test_labels: torch.Tensor
+    pixels: torch.Tensor  # uint8 [N, size, size, 3], RGB, 0..255
+    labels: torch.Tensor  # int64 [N], positions in `classes`
+    digests: list[str]  # of each image: the SHA-256 of its file, or of its pixels where it has none
+    train: torch.Tensor
+    test: torch.Tensor
     fingerprint: str  # SHA-256: other images, names or classes give another
     test_files: tuple[str, ...]  # of a folder: where the test images lie, relative to it, sorted
     split_here: bool  # whether we held the test images out of a folder that has no test part
@@ -37,17 +39,20 @@ def load(source: str, size: int) -> Data:
     return load_cifar10(CIFAR10_ROOT) if source == "cifar10" else load_folder(Path(source), size)
 
 
-def hold_back(pixels: torch.Tensor, labels: torch.Tensor, part: float) -> torch.Tensor:
-    """Which training images to validate with: of each class so large a part, the smallest by SHA-256. bool [N].
+def hold_back(data: Data, part: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """The training images without those that are kept back to validate with, and those: int64 positions, in order.
 
-    As with test images, the seed has no say, so that no run chooses by what another was trained on.
+    Of each class so large a part is kept back, the smallest by SHA-256. As with test images, the seed has no say, so
+    that no run chooses by what another was trained on.
     """
-    digests = [hashlib.sha256(image.numpy().tobytes()).digest() for image in pixels]
-    held_back = torch.zeros(len(labels), dtype=torch.bool)
-    for label in sorted(set(labels.tolist())):
-        members = sorted(torch.nonzero(labels == label).flatten().tolist(), key=digests.__getitem__)
-        held_back[members[: round(part * len(members))]] = True
-    return held_back
+    kept, held_back = [], []
+    for label in range(len(data.classes)):
+        members = data.train[data.labels[data.train] == label].tolist()
+        count = round(part * len(members))
+        by_digest = sorted(members, key=data.digests.__getitem__)
+        held_back += by_digest[:count]
+        kept += by_digest[count:]
+    return torch.tensor(sorted(kept)), torch.tensor(sorted(held_back), dtype=torch.int64)
 
 
 def load_folder(root: Path, size: int) -> Data:
@@ -70,10 +75,11 @@ def load_folder(root: Path, size: int) -> Data:
     return Data(
         name=root.absolute().name,
         classes=classes,
-        train_pixels=pixels[~test],
-        train_labels=labels[~test],
-        test_pixels=pixels[test],
-        test_labels=labels[test],
+        pixels=pixels,
+        labels=labels,
+        digests=digests,
+        train=torch.nonzero(~test).flatten(),
+        test=torch.nonzero(test).flatten(),
         fingerprint=hashlib.sha256(listing.encode(errors="surrogateescape")).hexdigest(),
         test_files=tuple(name for name, tested in zip(names, in_test, strict=True) if tested),
         split_here=not has_test,
@@ -98,13 +104,16 @@ def load_cifar10(root: Path) -> Data:
     fingerprint = hashlib.sha256()
     for part in (train, test):
         fingerprint.update(part.data.tobytes() + bytes(part.targets))
+    pixels = np.concatenate([train.data, test.data])
+    positions = torch.arange(len(pixels))
     return Data(
         name="cifar10",
         classes=CIFAR10_CLASSES,
-        train_pixels=torch.from_numpy(train.data),
-        train_labels=torch.tensor(train.targets),
-        test_pixels=torch.from_numpy(test.data),
-        test_labels=torch.tensor(test.targets),
+        pixels=torch.from_numpy(pixels),
+        labels=torch.tensor(train.targets + test.targets),
+        digests=[hashlib.sha256(image.tobytes()).hexdigest() for image in pixels],
+        train=positions[: len(train.data)],
+        test=positions[len(train.data) :],
         fingerprint=fingerprint.hexdigest(),
         test_files=(),
         split_here=False,

@@ -15,10 +15,13 @@ _TEMPERATURES = (0.5, 5.0)  # images that are few, or all classified right, woul
 
 
 @torch.no_grad()
-def logits_of(classifier: Classifier, pixels: torch.Tensor) -> torch.Tensor:
-    """uint8 [N, H, W, 3] → float32 [N, C] on the CPU. Raises TrainingError where they are no numbers."""
+def logits_of(classifier: Classifier, pixels: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    """Of uint8 [N, H, W, 3] the n `images` (int64 [n]) → float32 [n, C]; all on the CPU.
+
+    Raises TrainingError where they are no numbers.
+    """
     device = classifier.mean.device
-    logits = torch.cat([classifier.logits(batch.to(device)).cpu() for batch in torch.split(pixels, BATCH)])
+    logits = torch.cat([classifier.logits(pixels[batch].to(device)).cpu() for batch in torch.split(images, BATCH)])
     if not logits.isfinite().all():
         raise TrainingError(
             "the trained network answers NaN: try another --seed, or a recipe with a lower learning rate"
@@ -26,13 +29,17 @@ def logits_of(classifier: Classifier, pixels: torch.Tensor) -> torch.Tensor:
     return logits
 
 
-def evaluate(classifier: Classifier, pixels: torch.Tensor, labels: torch.Tensor, data: str) -> Scores:
-    """pixels uint8 [N, H, W, 3], labels int64 [N] with every class among them → scores; `data` names them there.
+def evaluate(
+    classifier: Classifier, pixels: torch.Tensor, labels: torch.Tensor, images: torch.Tensor, data: str
+) -> Scores:
+    """Of pixels uint8 [N, H, W, 3] and labels int64 [N] the n `images` (int64 [n]), every class among them → scores.
+
+    `data` is what they are called there.
 
     Raises TrainingError where the classifier answers something else than numbers.
     """
     classes, temperature = classifier.card.classes, classifier.card.temperature
-    logits, labels = logits_of(classifier, pixels), labels.cpu()
+    logits, labels = logits_of(classifier, pixels, images), labels[images]
     confusion = torch.bincount(labels * len(classes) + logits.argmax(dim=1), minlength=len(classes) ** 2)
     confusion = confusion.view(len(classes), len(classes))  # [true class, predicted class]
     hits = int(confusion.trace())

@@ -3,14 +3,15 @@
 What cannot be trained on honestly is refused in one sentence that says what to do: DataError.
 """
 
+import os
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
-import numpy as np
 import torch
 
+from training.cache import Records, cached
 from training.errors import DataError
 from training.progress import progress_bar
 from training.reading import read_on_all_cores
@@ -29,15 +30,21 @@ def list_images(root: Path) -> tuple[list[str], bool]:
         if train.keys() != test.keys():
             alone = ", ".join(sorted(train.keys() ^ test.keys()))
             raise DataError(f"{root / 'train'} and {root / 'test'} must have the same classes; only one has: {alone}")
-        paths = [path for part in (train, test) for files in part.values() for path in files]
+        parts = {"train/": train, "test/": test}
     else:
-        paths = [path for files in _list_classes(root).values() for path in files]
-    return sorted(path.relative_to(root).as_posix() for path in paths), has_test
+        parts = {"": _list_classes(root)}
+    names = (
+        f"{part}{class_name}/{file}"
+        for part, classes in parts.items()
+        for class_name, files in classes.items()
+        for file in files
+    )
+    return sorted(names), has_test
 
 
-def _list_classes(folder: Path) -> dict[str, list[Path]]:
+def _list_classes(folder: Path) -> dict[str, list[str]]:
     try:
-        classes = {path.name: _list_files(path) for path in folder.iterdir() if path.is_dir() and _visible(path)}
+        classes = {path.name: _list_files(path) for path in folder.iterdir() if path.is_dir() and path.name[0] != "."}
     except OSError as error:
         raise DataError(f"{error.filename} cannot be read: {error.strerror}") from None
     if not any(classes.values()):
@@ -52,30 +59,31 @@ def _list_classes(folder: Path) -> dict[str, list[Path]]:
     return classes
 
 
-def _list_files(folder: Path) -> list[Path]:
-    return [path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and _visible(path)]
-
-
-def _visible(path: Path) -> bool:
-    return not path.name.startswith(".")
+def _list_files(folder: Path) -> list[str]:
+    return [name for name in os.listdir(folder) if name[0] != "." and os.path.splitext(name)[1].lower() in SUFFIXES]
 
 
 def read_images(root: Path, names: Sequence[str], size: int) -> tuple[torch.Tensor, list[str]]:
-    """Decode every file once, on all cores: uint8 [N, size, size, 3] and the files' SHA-256. Raises TrainingError."""
-    pixels = np.empty((len(names), size, size, 3), np.uint8)
-    digests = [""] * len(names)
-    broken: list[str] = []
-    with progress_bar("Reading", len(names)) as advance, closing(read_on_all_cores(root, names, size)) as blocks:
-        for block, images in blocks:
-            pixels[block], digests[block], broken_here = images
-            broken += broken_here
-            advance(len(pixels[block]), "")
-    if broken:
-        raise DataError(
-            f"{len(broken)} of the {len(names)} images in {root} cannot be read: {_first(5, sorted(broken))}. "
-            "Remove or repair them"
-        )
-    return torch.from_numpy(pixels), digests
+    """Decode every file, once and for all, on all cores: uint8 [N, size, size, 3] and the files' SHA-256.
+
+    Raises TrainingError.
+    """
+
+    def decode_all(records: Records) -> None:
+        broken: list[str] = []
+        with progress_bar("Reading", len(names)) as advance, closing(read_on_all_cores(root, names, size)) as blocks:
+            for block, (pixels, digests, broken_here) in blocks:
+                records["pixels"][block], records["digest"][block] = pixels, digests
+                broken += broken_here
+                advance(len(pixels), "")
+        if broken:
+            raise DataError(
+                f"{len(broken)} of the {len(names)} images in {root} cannot be read: {_first(5, sorted(broken))}. "
+                "Remove or repair them"
+            )
+
+    records = cached(root, names, size, decode_all)
+    return torch.from_numpy(records["pixels"]), [digest.hex() for digest in records["digest"].tolist()]
 
 
 def refuse_leaks(names: Sequence[str], digests: Sequence[str], in_test: Sequence[bool]) -> None:

@@ -28,27 +28,33 @@ Window = tuple[Sequence[torch.Tensor], Sequence[torch.Tensor]]  # batches of flo
 
 
 def train(
-    classifier: Classifier, pixels: torch.Tensor, labels: torch.Tensor, recipe: Recipe, seed: int, report: Report
+    classifier: Classifier,
+    pixels: torch.Tensor,
+    labels: torch.Tensor,
+    images: torch.Tensor,
+    recipe: Recipe,
+    seed: int,
+    report: Report,
 ) -> None:
     """Train `classifier` in place, on its own device, by `recipe`.
 
-    pixels uint8 [N, H, W, 3], labels int64 [N]: on any device. `seed` sets the order of the images and what is drawn to
-    augment them. `report` is called with the epoch and the mini-batch, both from 1, and the mean loss since the last
-    report: every `recipe.report_every` mini-batches, and at the end of an epoch that is shorter than that.
+    Of pixels uint8 [N, H, W, 3] and labels int64 [N] it sees the `images` (int64 [n]); all of them are on the CPU.
+    `seed` sets their order and what is drawn to augment them. `report` is called with the epoch and the mini-batch,
+    both from 1, and the mean loss since the last report: every `recipe.report_every` mini-batches, and at the end of an
+    epoch that is shorter than that.
     Raises TrainingError where the loss stops being a number.
     """
-    device = classifier.mean.device
-    pixels, labels = pixels.to(device), labels.to(device)
+    pixels = _near(pixels, classifier.mean.device)
     draws = torch.Generator().manual_seed(seed)  # on the CPU, so that every device sees the same images in one order
     augment = Augmentation(recipe, len(labels), draws)
-    updates = recipe.epochs * math.ceil(len(labels) / recipe.batch_size)
+    updates = recipe.epochs * math.ceil(len(images) / recipe.batch_size)
     report_every = recipe.report_every or math.inf
     classifier.train()
-    with fastest_execution(classifier, recipe), progress_bar("Training", recipe.epochs * len(labels)) as advance:
+    with fastest_execution(classifier, recipe), progress_bar("Training", recipe.epochs * len(images)) as advance:
         optimizer = make_optimizer(classifier.net, recipe)
         schedule = LambdaLR(optimizer, partial(learning_rate_factor, recipe, updates))
         for epoch in range(1, recipe.epochs + 1):
-            order = torch.randperm(len(labels), generator=draws)
+            order = images[torch.randperm(len(images), generator=draws)]
             windows = cut_windows(classifier, pixels, labels, order, recipe.batch_size, partial(augment, epoch=epoch))
             batches, running_loss = 0, 0.0
             for losses in train_one_epoch(classifier.net, optimizer, schedule, windows, recipe.label_smoothing):
@@ -62,6 +68,13 @@ def train(
             if batches < report_every:
                 report(epoch, batches, running_loss / batches)
     classifier.eval()
+
+
+def _near(pixels: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """On the device where they leave it half of its free memory; else where they are, from where windows are sent."""
+    if device.type == "cuda" and pixels.nbytes > torch.cuda.mem_get_info(device)[0] / 2:
+        return pixels
+    return pixels.to(device)
 
 
 def make_optimizer(net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
@@ -88,11 +101,12 @@ def cut_windows(
     batch_size: int,
     augment: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
 ) -> Iterator[Window]:
-    """The images `order` (int64 [N], on the CPU) as the network takes them, a window of batches at a time."""
-    for indices in torch.split(order, max(1, _WINDOW_IMAGES // batch_size) * batch_size):
-        there = indices.to(pixels.device)
-        inputs = classifier.normalise(augment(pixels[there], indices))
-        yield torch.split(inputs, batch_size), torch.split(labels[there], batch_size)
+    """The images `order` (int64 [n], on the CPU) as the network takes them, a window of batches at a time."""
+    device = classifier.mean.device
+    for images in torch.split(order, max(1, _WINDOW_IMAGES // batch_size) * batch_size):
+        window = pixels[images.to(pixels.device)].to(device)
+        inputs = classifier.normalise(augment(window, images))
+        yield torch.split(inputs, batch_size), torch.split(labels[images].to(device), batch_size)
 
 
 def train_one_epoch(

@@ -21,7 +21,7 @@ import numpy as np
 from models.pixels import ImageError, Pixels, decode
 from training.errors import TrainingError
 
-Images = tuple[Pixels, list[str], list[str]]
+Images = tuple[Pixels, list[bytes], list[str]]
 
 _BLOCK = 32  # images a child reads at a time: more save little, and of large photos they would be seconds of work
 _START_S = 0.3  # what starting the children takes: worth it for whatever is not read in that time without them
@@ -29,11 +29,11 @@ _START_S = 0.3  # what starting the children takes: worth it for whatever is not
 
 def read(root: Path, names: Sequence[str], size: int) -> Images:
     """N files → uint8 [N, size, size, 3], their SHA-256, and a line on each that cannot be read."""
-    pixels, digests, broken = np.empty((len(names), size, size, 3), np.uint8), [""] * len(names), []
+    pixels, digests, broken = np.empty((len(names), size, size, 3), np.uint8), [bytes(32)] * len(names), []
     for index, name in enumerate(names):
         try:
             content = (root / name).read_bytes()
-            digests[index] = hashlib.sha256(content).hexdigest()
+            digests[index] = hashlib.sha256(content).digest()
             pixels[index] = decode(content, size)
         except ImageError as error:
             broken.append(f"{name} ({error.detail})")

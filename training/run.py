@@ -36,30 +36,29 @@ def run(recipe: Recipe, source: str, output: Path, seed: int, device_name: str, 
     versions = {name: version(name) for name in ("torch", "torchvision")} | {"python": platform.python_version()}
     blank = ModelCard(architecture=recipe.architecture)
     data = load(source, blank.input_size)
-    say(f"{len(data.train_labels)} training and {len(data.test_labels)} test images, {len(data.classes)} classes")
+    say(f"{len(data.train)} training and {len(data.test)} test images, {len(data.classes)} classes")
 
-    held_back = hold_back(data.train_pixels, data.train_labels, recipe.validation)
-    train_pixels, train_labels = data.train_pixels[~held_back], data.train_labels[~held_back]
+    training_images, validation_images = hold_back(data, recipe.validation)
     torch.manual_seed(seed)
     card = blank.model_copy(update={"classes": data.classes, "flip_average": recipe.flip_average})
     classifier = Classifier(build(card.architecture, num_classes=len(card.classes)), card).to(device)
     say(f"Training {recipe.architecture} by recipe {recipe.name} on {device}, seed {seed}")
     started = time.perf_counter()
-    train(classifier, train_pixels, train_labels, recipe, seed, report=print_running_loss)
+    train(classifier, data.pixels, data.labels, training_images, recipe, seed, report=print_running_loss)
     seconds = time.perf_counter() - started
-    say(f"Finished Training: {seconds:.1f} s, {recipe.epochs * len(train_labels) / seconds:.0f} images/s")
+    say(f"Finished Training: {seconds:.1f} s, {recipe.epochs * len(training_images) / seconds:.0f} images/s")
 
-    if held_back.any():
-        classifier.card = card = calibrate(classifier, data.train_pixels[held_back], data.train_labels[held_back])
-    scores = evaluate(classifier, data.test_pixels, data.test_labels, f"{data.name}, test images")
+    if len(validation_images):
+        classifier.card = card = calibrate(classifier, data, validation_images)
+    scores = evaluate(classifier, data.pixels, data.labels, data.test, f"{data.name}, test images")
     print_scores(scores)
     training = Training(
         command=command,
         recipe=asdict(recipe),
         data=data.name,
         data_fingerprint=data.fingerprint,
-        images=len(train_labels),
-        validation_images=int(held_back.sum()),
+        images=len(training_images),
+        validation_images=len(validation_images),
         seed=seed,
         seconds=round(seconds, 1),
         hardware=describe_hardware(device),
@@ -69,9 +68,9 @@ def run(recipe: Recipe, source: str, output: Path, seed: int, device_name: str, 
     print_next_steps(source, output, data)
 
 
-def calibrate(classifier: Classifier, pixels: torch.Tensor, labels: torch.Tensor) -> ModelCard:
+def calibrate(classifier: Classifier, data: Data, images: torch.Tensor) -> ModelCard:
     """The classifier's card, with the temperature that fits these images, which it was not trained on."""
-    logits = logits_of(classifier, pixels)
+    logits, labels = logits_of(classifier, data.pixels, images), data.labels[images]
     accuracy = float((logits.argmax(dim=1) == labels).double().mean())
     temperature = fit_temperature(logits, labels)
     say(f"Accuracy on the {len(labels)} validation images: {100 * accuracy:.1f} %; temperature {temperature:.2f}")

@@ -30,10 +30,10 @@ def test_a_folder_with_train_and_test_keeps_its_parts(draw_folder: Draw) -> None
     root = draw_folder(per_class=3, splits=("train", "test"))
     data = load_folder(root, 32)
     assert (data.name, data.classes, data.split_here) == ("shapes", ("circle", "square"), False)
-    assert data.train_pixels.shape == data.test_pixels.shape == (6, 32, 32, 3)
-    assert data.train_pixels.dtype == torch.uint8
-    assert data.train_labels.tolist() == data.test_labels.tolist() == [0, 0, 0, 1, 1, 1]
-    assert data.train_labels.dtype == torch.int64
+    assert data.pixels[data.train].shape == data.pixels[data.test].shape == (6, 32, 32, 3)
+    assert data.pixels[data.train].dtype == torch.uint8
+    assert data.labels[data.train].tolist() == data.labels[data.test].tolist() == [0, 0, 0, 1, 1, 1]
+    assert data.labels[data.train].dtype == torch.int64
     assert data.test_files == tuple(f"test/{name}/00{n}.png" for name in ("circle", "square") for n in range(3))
 
 
@@ -42,15 +42,15 @@ def test_a_picture_of_the_networks_size_arrives_untouched(draw_folder: Draw) -> 
     exact = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
     Image.fromarray(exact).save(root / "circle" / "000.png")
     data = load_folder(root, 32)
-    everything = torch.cat([data.train_pixels, data.test_pixels])
+    everything = data.pixels
     assert any(torch.equal(picture, torch.from_numpy(exact)) for picture in everything)
 
 
 def test_without_a_test_part_a_fifth_of_each_class_is_held_out(draw_folder: Draw) -> None:
     data = load_folder(draw_folder(per_class=20), 32)
     assert data.split_here
-    assert data.train_labels.tolist() == [0] * 16 + [1] * 16
-    assert data.test_labels.tolist() == [0] * 4 + [1] * 4
+    assert data.labels[data.train].tolist() == [0] * 16 + [1] * 16
+    assert data.labels[data.test].tolist() == [0] * 4 + [1] * 4
     assert list(data.test_files) == sorted(data.test_files)
     assert [name.split("/")[0] for name in data.test_files] == ["circle"] * 4 + ["square"] * 4
 
@@ -61,7 +61,9 @@ def test_the_held_out_images_do_not_depend_on_file_names(draw_folder: Draw) -> N
     for number, path in enumerate(sorted((root / "circle").iterdir(), reverse=True)):
         path.rename(path.with_name(f"renamed-{number:03}.png"))
     after = load_folder(root, 32)
-    assert sorted(map(bytes, after.test_pixels.numpy())) == sorted(map(bytes, before.test_pixels.numpy()))
+    assert sorted(map(bytes, after.pixels[after.test].numpy())) == sorted(
+        map(bytes, before.pixels[before.test].numpy())
+    )
     assert after.fingerprint != before.fingerprint
 
 
@@ -70,15 +72,15 @@ def test_copies_of_a_file_stay_in_one_part(draw_folder: Draw) -> None:
     for path in sorted((root / "circle").iterdir()) + sorted((root / "square").iterdir()):
         shutil.copy(path, path.with_name(f"copy-{path.name}"))
     data = load_folder(root, 32)
-    trained = {hashlib.sha256(picture.numpy()).digest() for picture in data.train_pixels}
-    tested = {hashlib.sha256(picture.numpy()).digest() for picture in data.test_pixels}
+    trained = {hashlib.sha256(picture.numpy()).digest() for picture in data.pixels[data.train]}
+    tested = {hashlib.sha256(picture.numpy()).digest() for picture in data.pixels[data.test]}
     assert not trained & tested
     assert len(data.test_files) == 8  # of each class, a fifth of ten different images, twice
 
 
 def test_a_class_of_two_images_gives_one_to_each_part(draw_folder: Draw) -> None:
     data = load_folder(draw_folder(per_class=2), 32)
-    assert data.train_labels.tolist() == data.test_labels.tolist() == [0, 1]
+    assert data.labels[data.train].tolist() == data.labels[data.test].tolist() == [0, 1]
 
 
 def test_hidden_files_and_other_files_are_no_images_and_suffixes_have_no_case(draw_folder: Draw) -> None:
@@ -89,7 +91,7 @@ def test_hidden_files_and_other_files_are_no_images_and_suffixes_have_no_case(dr
     (root / "circle" / "000.png").rename(root / "circle" / "000.PNG")
     data = load_folder(root, 32)
     assert data.classes == ("circle", "square")
-    assert len(data.train_labels) + len(data.test_labels) == 8
+    assert len(data.labels[data.train]) + len(data.labels[data.test]) == 8
 
 
 def test_the_fingerprint_is_of_names_and_contents(draw_folder: Draw) -> None:
@@ -193,10 +195,10 @@ def cifar10_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_cifar10_is_read_as_published(cifar10_folder: Path) -> None:
     data = load_cifar10(cifar10_folder)
     assert (data.name, len(data.classes), data.split_here) == ("cifar10", 10, False)
-    assert data.train_pixels.shape == (50, 32, 32, 3)
-    assert data.test_labels.tolist() == list(range(10))
+    assert data.pixels[data.train].shape == (50, 32, 32, 3)
+    assert data.labels[data.test].tolist() == list(range(10))
     raw = pickle.loads((cifar10_folder / "cifar-10-batches-py" / "test_batch").read_bytes())["data"]
-    assert data.test_pixels[3, 5, 7].tolist() == raw[3].reshape(3, 32, 32)[:, 5, 7].tolist()
+    assert data.pixels[data.test][3, 5, 7].tolist() == raw[3].reshape(3, 32, 32)[:, 5, 7].tolist()
 
 
 def test_a_download_that_fails_is_one_sentence_and_leaves_no_half_archive(

@@ -25,6 +25,7 @@ from training.recipe import TUTORIAL
 
 PIXELS = torch.randint(0, 256, (811, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
 LABELS = torch.randint(0, 10, (811,), generator=torch.Generator().manual_seed(2))
+EVERY = torch.arange(811)
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +44,7 @@ def fresh_classifier() -> Classifier:
 
 def weights_after(seed: int) -> torch.Tensor:
     classifier = fresh_classifier()
-    train(classifier, PIXELS, LABELS, TUTORIAL, seed, report=lambda epoch, batch, loss: None)
+    train(classifier, PIXELS, LABELS, EVERY, TUTORIAL, seed, report=lambda epoch, batch, loss: None)
     return nn.utils.parameters_to_vector(classifier.net.parameters()).detach()
 
 
@@ -79,7 +80,7 @@ def test_the_running_loss_is_the_mean_since_the_last_report() -> None:
     def reports(every: int) -> list[tuple[int, int, float]]:
         said: list[tuple[int, int, float]] = []
         recipe = replace(TUTORIAL, epochs=1, report_every=every)
-        train(fresh_classifier(), PIXELS, LABELS, recipe, 0, report=lambda *line: said.append(line))
+        train(fresh_classifier(), PIXELS, LABELS, EVERY, recipe, 0, report=lambda *line: said.append(line))
         return said
 
     each = reports(100)
@@ -93,7 +94,13 @@ def test_the_running_loss_is_the_mean_since_the_last_report() -> None:
 def test_an_epoch_too_short_for_a_report_has_one_at_its_end() -> None:
     said: list[tuple[int, int]] = []
     train(
-        fresh_classifier(), PIXELS, LABELS, TUTORIAL, 0, report=lambda epoch, batch, loss: said.append((epoch, batch))
+        fresh_classifier(),
+        PIXELS,
+        LABELS,
+        EVERY,
+        TUTORIAL,
+        0,
+        report=lambda epoch, batch, loss: said.append((epoch, batch)),
     )
     assert said == [(1, 203), (2, 203)]
 
@@ -102,14 +109,14 @@ def test_an_epoch_too_short_for_a_report_has_one_at_its_end() -> None:
 def test_a_loss_that_is_no_number_ends_the_training(rate: float) -> None:
     recipe = replace(TUTORIAL, learning_rate=rate)
     with pytest.raises(TrainingError, match=r"^the loss became nan in epoch 1, .*--learning-rate below"):
-        train(fresh_classifier(), PIXELS, LABELS, recipe, 0, report=lambda epoch, batch, loss: None)
+        train(fresh_classifier(), PIXELS, LABELS, EVERY, recipe, 0, report=lambda epoch, batch, loss: None)
 
 
 def test_scores_of_a_network_that_answers_no_numbers_are_refused() -> None:
     classifier = fresh_classifier()
     nn.init.constant_(next(classifier.net.parameters()), math.nan)
     with pytest.raises(TrainingError, match="answers NaN"):
-        evaluate(classifier, PIXELS, LABELS, "noise")
+        evaluate(classifier, PIXELS, LABELS, EVERY, "noise")
 
 
 def test_training_leaves_pytorchs_settings_as_they_were() -> None:
@@ -125,7 +132,7 @@ def test_scores_count_what_the_classifier_gets_right() -> None:
     labels = predicted.clone()
     labels[:10] = torch.arange(10)  # every class is there, and a known number of them wrong
     hits = int((labels == predicted).sum())
-    scores = evaluate(classifier, PIXELS, labels, "noise")
+    scores = evaluate(classifier, PIXELS, labels, EVERY, "noise")
     assert (scores.data, scores.n, scores.accuracy) == ("noise", 811, hits / 811)
     assert scores.interval[0] < scores.accuracy < scores.interval[1]
     for label, name in enumerate(classifier.card.classes):
@@ -150,7 +157,7 @@ def test_confusion_counts_true_classes_in_rows() -> None:
     with torch.no_grad():
         predicted = classifier(PIXELS).argmax(dim=1)
     labels = torch.arange(len(PIXELS)) % 10
-    confusion = torch.tensor(evaluate(classifier, PIXELS, labels, "noise").confusion)
+    confusion = torch.tensor(evaluate(classifier, PIXELS, labels, EVERY, "noise").confusion)
     assert confusion.sum() == len(PIXELS)
     assert int(confusion[3, int(predicted[3])]) == int(((labels == 3) & (predicted == predicted[3])).sum())
 

@@ -1,0 +1,98 @@
+"""A folder is decoded once, and again when anything in it has changed."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.pictures import draw_shape
+from training import folder
+from training.errors import DataError
+from training.folder import list_images, read_images
+
+Draw = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True)
+def cache_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "cifar-service"
+
+
+def read(root: Path) -> tuple[torch.Tensor, list[str]]:
+    return read_images(root, list_images(root)[0], 32)
+
+
+def refuse_to_decode(monkeypatch: pytest.MonkeyPatch) -> None:
+    def decode_again(*_: object) -> None:
+        raise AssertionError("decoded again")
+
+    monkeypatch.setattr(folder, "read_on_all_cores", decode_again)
+
+
+def test_the_second_time_nothing_is_decoded(draw_folder: Draw, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = draw_folder()
+    pixels, digests = read(root)
+    refuse_to_decode(monkeypatch)
+    again, digests_again = read(root)
+    assert torch.equal(pixels, again)
+    assert digests == digests_again
+    again[0] = 0  # a training run's own business: the file stays as it is
+    assert torch.equal(pixels, read(root)[0])
+
+
+def test_a_changed_file_is_seen_though_size_and_time_are_the_same(draw_folder: Draw, cache_folder: Path) -> None:
+    root = draw_folder()
+    before, _ = read(root)
+    path = root / "circle" / "000.png"
+    stat, content = path.stat(), path.read_bytes()
+    draw_shape("square", 7).save(path)
+    path.write_bytes(path.read_bytes()[: len(content)].ljust(len(content), b"\0"))
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    after, _ = read(root)
+    assert torch.equal(before[0], after[0]) is False
+    assert torch.equal(before[1:], after[1:])
+    assert len(list(cache_folder.iterdir())) == 1, "what it held before is gone"
+
+
+def test_pictures_of_another_size_have_a_file_of_their_own(draw_folder: Draw) -> None:
+    root = draw_folder()
+    assert read(root)[0].shape[1:] == (32, 32, 3)
+    assert read_images(root, list_images(root)[0], 16)[0].shape[1:] == (16, 16, 3)
+
+
+def test_a_damaged_cache_is_made_anew(draw_folder: Draw, cache_folder: Path) -> None:
+    root = draw_folder()
+    pixels = read(root)[0].clone()  # a file that is mapped into memory must not shrink
+    (path,) = cache_folder.iterdir()
+    path.write_bytes(path.read_bytes()[:1000])
+    assert torch.equal(pixels, read(root)[0])
+
+
+def test_a_picture_that_cannot_be_read_leaves_no_cache(draw_folder: Draw, cache_folder: Path) -> None:
+    root = draw_folder()
+    (root / "circle" / "bad.png").write_bytes(b"text")
+    with pytest.raises(DataError, match=r"bad\.png"):
+        read(root)
+    assert list(cache_folder.iterdir()) == []
+
+
+def test_without_room_for_a_cache_the_pictures_are_held_in_memory(
+    draw_folder: Draw, cache_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", full)
+    assert len(read(draw_folder())[0]) == 24
+    assert list(cache_folder.iterdir()) == []
+
+
+def test_a_home_that_may_not_be_written_to_is_no_obstacle(
+    draw_folder: Draw, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert len(read(draw_folder())[0]) == 24

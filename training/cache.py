@@ -1,0 +1,84 @@
+"""Decoded images on disk, so that a folder is decoded once and may be larger than memory.
+
+One file for a folder and size, in `$XDG_CACHE_HOME/cifar-service` (`~/.cache`): a NumPy array of records. It is mapped
+into memory, which the system fills and empties as it sees fit.
+"""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Records = npt.NDArray[np.void]  # [N] of: `pixels`, uint8 [size, size, 3], and `digest`, the file's SHA-256, 32 bytes
+
+_FORMAT = 1  # another number leaves every older file aside
+
+
+def cached(root: Path, names: Sequence[str], size: int, fill: Callable[[Records], None]) -> Records:
+    """The records of these files: from the cache where none of them has changed since, else as `fill` writes them.
+
+    Where nothing can be cached (a full disk, a home that may not be written to) they are held in memory.
+    """
+    record = np.dtype([("pixels", np.uint8, (size, size, 3)), ("digest", "V32")])
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "cifar-service")
+    place = hashlib.sha256(f"{root.resolve()} {size}".encode(errors="surrogateescape")).hexdigest()[:16]
+    path = folder / f"{place}-{_fingerprint(root, names)}.npy"
+    with suppress(OSError, ValueError):  # it is not there, or damaged
+        return _map(path)
+    try:
+        temporary = _reserve(folder, place, record, len(names))
+    except OSError:
+        in_memory = np.empty(len(names), record)
+        fill(in_memory)
+        return in_memory
+    try:
+        records: np.memmap[Any, np.dtype[np.void]] = np.load(temporary, mmap_mode="r+")
+        fill(records)
+        records.flush()
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink()
+        raise
+    for other in folder.glob(f"{place}-*.npy"):
+        if other != path:  # what the folder held before, or half of it, which a killed run left
+            other.unlink(missing_ok=True)
+    return _map(path)
+
+
+def _map(path: Path) -> Records:
+    """What is written to it stays in memory."""
+    records: Records = np.load(path, mmap_mode="c")
+    return records
+
+
+def _fingerprint(root: Path, names: Sequence[str]) -> str:
+    """Of everything that changes with a file's contents, without reading them."""
+    fingerprint = hashlib.sha256(f"{_FORMAT}".encode())
+    for name in names:
+        stat = os.stat(f"{root}/{name}")
+        line = f"{name} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {stat.st_ino}\n"
+        fingerprint.update(line.encode(errors="surrogateescape"))
+    return fingerprint.hexdigest()[:32]
+
+
+def _reserve(folder: Path, place: str, record: np.dtype[np.void], count: int) -> Path:
+    """A file with room for so many records: a memory map over a disk that fills up would end us with SIGBUS."""
+    folder.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=folder, prefix=f"{place}-", suffix=".npy")
+    path = Path(name)
+    try:
+        os.close(handle)
+        np.lib.format.open_memmap(path, "w+", record, (count,))
+        with path.open("r+b") as file:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    except OSError:
+        path.unlink()
+        raise
+    return path
