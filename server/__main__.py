@@ -4,10 +4,13 @@ $ cifar-serve --port 8000
 $ curl --data-binary @cat.jpg localhost:8000/predict
 """
 
+import contextlib
 import ctypes
+import functools
 import importlib.util
 import multiprocessing
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from server.settings import Settings
 
 _TEMPORARY_BYTES = 16 * 2**20
+_OPEN_FILES = 65_536
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -30,13 +34,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("cifar-serve: the server is not installed: pip install '.[server]' in its checkout", file=sys.stderr)
         return 1
     from server import logs
+    from server.init import run_as_child_of_init
 
-    settings = read_settings(sys.argv[1:] if argv is None else argv)
-    logs.configure(settings.log_format, settings.log_level)
-    if problem := _cannot_start(settings):
-        print(f"cifar-serve: {problem}", file=sys.stderr)
-        return 1
-    return serve(settings)
+    run_as_child_of_init()
+    _stop_on_signals()
+    try:
+        settings = read_settings(sys.argv[1:] if argv is None else argv)
+        logs.configure(settings.log_format, settings.log_level)
+        if problem := _cannot_start(settings):
+            print(f"cifar-serve: {problem}", file=sys.stderr)
+            return 1
+        return serve(settings)
+    except KeyboardInterrupt:  # before there was anything to stop
+        return 0
 
 
 def read_settings(argv: Sequence[str]) -> "Settings":
@@ -97,7 +107,7 @@ def _no_temporary_folder() -> str | None:
 def serve(settings: "Settings") -> int:
     """Runs until Ctrl-C or SIGTERM; requests in flight are answered."""
     os.register_at_fork(after_in_child=_leave_group)
-    _stop_on_signals()
+    _allow_open_files()
     with tempfile.TemporaryDirectory(prefix="cifar-") as folder:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # looked at when prometheus_client is imported
         from server.app import ClassifierServer, StartError
@@ -113,19 +123,27 @@ def serve(settings: "Settings") -> int:
                 generate_client_file=False,
                 access_log=False,  # uvicorn's; ours is the Boundary's
                 interface="asgi3",
-                http=OneWriteProtocol,
+                http=functools.partial(OneWriteProtocol, patience_s=settings.deadline_s),
+                ws="none",
                 log_config=None,  # uvicorn's lines go where ours go
                 ssl_certfile=settings.ssl_certfile,
                 ssl_keyfile=settings.ssl_keyfile,
             )
         except StartError:
             return 1
-        except KeyboardInterrupt:  # before there was anything to stop
-            return 0
         finally:
             for child in multiprocessing.active_children():
                 child.terminate()
     return int(server.failed)
+
+
+def _allow_open_files() -> None:
+    """Every connection is one. The soft limit is often 1024, for programs of old, and ours to raise to the hard one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):  # macOS allows less than it says
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _stop_on_signals() -> None:

@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import AsyncIterator
@@ -27,6 +28,8 @@ from server.worker import ClassifierAPI, socket_path
 
 # To uvicorn a SIGINT after a SIGTERM means: drop everything. The main process makes a SIGTERM of every Ctrl-C.
 uvicorn.server.HANDLED_SIGNALS = (signal.SIGTERM,)  # type: ignore[assignment]  # typed as a pair
+
+_UVICORN_CANCELS_S = 5  # what is still under way after its own timeout
 
 log = logging.getLogger(__name__)
 
@@ -113,15 +116,27 @@ class ClassifierServer(litserve.LitServer):
     def _start_server(
         self, port: Any, num_uvicorn_servers: Any, log_level: Any, sockets: Any, uvicorn_worker_type: Any, **kwargs: Any
     ) -> Any:
-        arguments = (port, num_uvicorn_servers, log_level, sockets, uvicorn_worker_type)
+        listening = [_bind_anew(bound_early) for bound_early in sockets]
+        arguments = (port, num_uvicorn_servers, log_level, listening, uvicorn_worker_type)
         http_processes = super()._start_server(*arguments, **kwargs)  # type: ignore[no-untyped-call]
-        for listening in sockets:  # theirs now: held here too, it would take connections after they have stopped to
-            listening.close()
+        for socket_of_theirs in listening:  # held here too, it would take connections after they have stopped to
+            socket_of_theirs.close()
         return http_processes
 
-    def _perform_graceful_shutdown(self, *args: Any, **kwargs: Any) -> None:
+    def _perform_graceful_shutdown(
+        self, manager: Any, uvicorn_workers: dict[Any, Any], shutdown_reason: str = "normal"
+    ) -> None:
         self._stopping.set()
-        super()._perform_graceful_shutdown(*args, **kwargs)
+        # All at once. LitServe ends one after the other, and the last would go on taking requests.
+        http_processes = list(uvicorn_workers.values())
+        for process in http_processes:
+            process.terminate()
+        give_up_at = time.monotonic() + self.uvicorn_graceful_timeout + _UVICORN_CANCELS_S
+        for process in http_processes:
+            process.join(max(0, give_up_at - time.monotonic()))
+            if process.is_alive():
+                process.kill()
+        super()._perform_graceful_shutdown(manager, {}, shutdown_reason)
 
     def verify_worker_status(self) -> None:
         """Wait until a worker is ready. Raises StartError when one ends first, for which LitServe waits for ever."""
@@ -130,3 +145,20 @@ class ClassifierServer(litserve.LitServer):
             if not all(worker.is_alive() for worker in self.inference_workers):
                 raise StartError
             time.sleep(0.05)
+
+
+def _bind_anew(bound: socket.socket) -> socket.socket:
+    """LitServe's manager process was forked with this one, and would keep it open when the HTTP processes close theirs.
+
+    Who connects then would wait for nothing. A socket that nobody listens on, as the manager's is now, takes nobody.
+    """
+    address = bound.getsockname()
+    bound.close()
+    anew = socket.socket(bound.family)
+    anew.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        anew.bind(address)
+    except OSError as error:
+        log.error("cannot listen on %s port %d any more: %s", *address[:2], error.strerror)
+        raise StartError from None
+    return anew

@@ -28,7 +28,7 @@ def build_app(settings: Settings, engine: Engine, lifespan: Lifespan[Any]) -> Ap
     app = Application(title="cifar-service", description="Classifies images with the network that you trained.")
     add_routes(app.router, Service(settings, engine), settings)
     routes = Routes(app.router.routes, lifespan)
-    app.middleware_stack = Boundary(routes, settings.max_body_bytes, ApiKeys(settings), settings.access_log)
+    app.middleware_stack = Boundary(routes, ApiKeys(settings), settings)
     if settings.cors_origins:
         app.middleware_stack = allow_origins(app.middleware_stack, settings.cors_origins)
     return app

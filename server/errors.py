@@ -88,8 +88,8 @@ class QueueFull(ServiceError):
     status = HTTPStatus.TOO_MANY_REQUESTS
     code = "queue_full"
 
-    def __init__(self) -> None:
-        super().__init__("too many images are waiting: come back in a second", headers={"Retry-After": "1"})
+    def __init__(self, waiting: str = "images") -> None:
+        super().__init__(f"too many {waiting} are waiting: come back in a second", headers={"Retry-After": "1"})
 
 
 class InferenceFailed(ServiceError):

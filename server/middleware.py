@@ -5,14 +5,16 @@ import logging
 import random
 import re
 import time
+from dataclasses import dataclass
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server import logs
-from server.errors import EXPECTED, PayloadTooLarge, code_of, render_error
+from server.errors import EXPECTED, PayloadTooLarge, QueueFull, code_of, render_error
 from server.metrics import SEEN
 from server.security import OPEN_PATHS, ApiKeys
+from server.settings import Settings
 
 _SANE_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _CLIENT_GONE = 499  # nginx's, for a client that leaves in the middle of its upload: nobody is left to read it
@@ -30,17 +32,17 @@ class Boundary:
     when there is least time for them, and are counted anyway.
     """
 
-    def __init__(self, app: ASGIApp, max_body_bytes: int, keys: ApiKeys, log_all: bool) -> None:
+    def __init__(self, app: ASGIApp, keys: ApiKeys, settings: Settings) -> None:
         self._app = app
-        self._max_body_bytes = max_body_bytes
         self._keys = keys
-        self._log_all = log_all
+        self._bodies = _Bodies(settings.max_body_bytes, settings.max_waiting_bytes)
+        self._log_all = settings.access_log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         started = time.perf_counter()
-        exchange = _Exchange(scope, receive, send, self._max_body_bytes)
+        exchange = _Exchange(scope, receive, send, self._bodies)
         SEEN.in_flight += 1
         try:
             if self._keys:
@@ -52,6 +54,7 @@ class Boundary:
             await exchange.refuse(error)
         finally:
             SEEN.in_flight -= 1
+            self._bodies.held -= exchange.received
             seconds = time.perf_counter() - started
             status = exchange.status
             SEEN.request(scope["route"].path if "route" in scope else _NO_ROUTE, status, seconds)
@@ -59,12 +62,21 @@ class Boundary:
                 exchange.log(seconds)
 
 
+@dataclass(slots=True)
+class _Bodies:
+    """The bytes of all request bodies that are under way, and their limits: of one, and of all together."""
+
+    most_of_one: int
+    most: int
+    held: int = 0
+
+
 class _Exchange:
     """One request and its answer, watched on their way through."""
 
-    __slots__ = ("_announced", "_max_body_bytes", "_receive", "_received", "_scope", "_send", "headers", "id", "status")
+    __slots__ = ("_announced", "_bodies", "_receive", "_scope", "_send", "headers", "id", "received", "status")
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, max_body_bytes: int) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, bodies: _Bodies) -> None:
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.id = self.headers.get(b"x-request-id", b"")
         if not _SANE_REQUEST_ID.fullmatch(self.id):
@@ -72,22 +84,27 @@ class _Exchange:
         scope.setdefault("state", {})["request_id"] = self.id.decode()
         self.status = 0  # until an answer begins
         self._scope, self._receive, self._send = scope, receive, send
-        self._max_body_bytes = max_body_bytes
+        self._bodies = bodies
         self._announced = int(self.headers.get(b"content-length", b"0"))  # a number, as the HTTP parser has made sure
-        self._received = 0
+        self.received = 0  # bytes of the body
 
     async def receive(self) -> Message:
-        """The next part of the body. Raises PayloadTooLarge: before the first byte where the length is announced."""
-        if self._announced > self._max_body_bytes:
+        """The next part of the body. Raises PayloadTooLarge, before the first byte where the length is announced, or
+        QueueFull where the bodies of all requests together are too large."""
+        if self._announced > self._bodies.most_of_one:
             raise self._too_large()
         message = await self._receive()
-        self._received += len(message.get("body", b""))
-        if self._received > self._max_body_bytes:
+        size = len(message.get("body", b""))
+        self.received += size
+        self._bodies.held += size
+        if self.received > self._bodies.most_of_one:
             raise self._too_large()
+        if self._bodies.held > self._bodies.most:
+            raise QueueFull("bytes")
         return message
 
     def _too_large(self) -> PayloadTooLarge:
-        return PayloadTooLarge(f"the body is over {self._max_body_bytes:,} bytes, the largest that is taken")
+        return PayloadTooLarge(f"the body is over {self._bodies.most_of_one:,} bytes, the largest that is taken")
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":

@@ -1,19 +1,123 @@
-"""uvicorn's HTTP protocol, with one system call for an answer where it makes two: for its head and for its body.
+"""uvicorn's HTTP protocol, with one system call for an answer, and bounds on what a connection can hold.
 
-On the loopback the second call costs as much as everything else that uvicorn does for a request.
+uvicorn makes two for an answer, for its head and for its body: on the loopback the second costs as much as everything
+else that uvicorn does for a request. And it has no bounds on how long a request's head may take, how large it may
+grow, or how many requests may be sent ahead of their answers.
 """
 
 import asyncio
+import uuid
+from collections.abc import Sized
 from typing import Any
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+import httptools
+from starlette.requests import Request
+from uvicorn.protocols.http.flow_control import FlowControl
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+
+from server.errors import BadRequest, render_error
+from server.metrics import SEEN
+
+_MAX_HEAD_BYTES = 64 * 1024  # besides what came with the first of it
+_MAX_PIPELINED = 100
 
 
 class OneWriteProtocol(HttpToolsProtocol):
-    """Writes what an answer consists of at the end of the event loop's pass."""
+    """Writes what an answer consists of at the end of the event loop's pass.
+
+    A connection that gets nowhere for `patience_s` ends: none of its heads was complete, or its answer is not read.
+    """
+
+    def __init__(self, *args: Any, patience_s: float = 30, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._patience_s = patience_s
+        self._head_bytes = 0
+        self._seen: tuple[RequestResponseCycle | None, int] | None = (None, 0)  # in the last look, where nothing moved
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         super().connection_made(_GatheringTransport(transport, self.loop))  # type: ignore[arg-type]
+        self.flow = _Flow(self.transport, self.pipeline)
+        self._looking = self.loop.call_later(self._patience_s, self._look)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._looking.cancel()
+        super().connection_lost(exc)
+
+    def _look(self) -> None:
+        """A timer for each connection, not each request: whether the client has got any further since the last look."""
+        client_is_next = self.cycle is None or self.cycle.response_started or self.flow.write_paused
+        seen = (self.cycle, len(self.pipeline)) if client_is_next else None
+        if seen and seen == self._seen:
+            self.transport.abort()  # closing it would wait until what we wrote is read
+            return
+        self._seen = seen
+        self._looking = self.loop.call_later(self._patience_s, self._look)
+
+    def data_received(self, data: bytes) -> None:
+        self._unset_keepalive_if_required()
+        scope, rest = self.scope, data
+        while rest and len(self.pipeline) <= _MAX_PIPELINED:
+            try:
+                self.parser.feed_data(rest)
+                break
+            except httptools.HttpParserUpgrade as upgrade:
+                rest = self._decline_upgrade(rest[upgrade.args[0] :])
+            except httptools.HttpParserError:
+                self.send_400_response("this is no HTTP/1.1 request")
+                break
+        if scope is not None and scope is self.scope and "method" not in scope:  # all of it was of a head, still open
+            self._head_bytes += len(data)
+            if self._head_bytes > _MAX_HEAD_BYTES:
+                self.send_400_response(f"the head of the request is over {_MAX_HEAD_BYTES:,} bytes")
+        elif self._head_bytes:
+            self._head_bytes = 0
+        if len(self.pipeline) > _MAX_PIPELINED:
+            self.send_400_response(f"more than {_MAX_PIPELINED} requests were sent ahead of their answers")
+
+    def _should_upgrade(self) -> bool:
+        return True  # uvicorn then starts nothing, and leaves it to us
+
+    def _decline_upgrade(self, rest: bytes) -> bytes:
+        """The parser leaves off after a head that offers another protocol: returns it without the offer, and the rest.
+
+        Java's HttpClient offers HTTP/2 in every request, and curl with --http2.
+        """
+        if self.scope["method"] == "CONNECT":
+            self.send_400_response("this is no proxy")
+            return b""
+        line = f"{self.scope['method']} {self.url.decode('latin-1')} HTTP/{self.parser.get_http_version()}\r\n"
+        headers = [b"%b: %b\r\n" % header for header in self.headers if header[0] != b"upgrade"]
+        self.parser = httptools.HttpRequestParser(self)
+        return line.encode("latin-1") + b"".join(headers) + b"\r\n" + rest
+
+    def send_400_response(self, msg: str) -> None:
+        """A problem document, as for every other error, where uvicorn has plain text."""
+        if self.transport.is_closing():
+            return
+        SEEN.rejected(BadRequest.code)
+        request_id = uuid.uuid4().hex
+        problem = render_error(Request({"type": "http", "state": {"request_id": request_id}}), BadRequest(msg))
+        headers = [
+            *self.server_state.default_headers,
+            *problem.raw_headers,
+            (b"x-request-id", request_id.encode()),
+            (b"connection", b"close"),
+        ]
+        head = STATUS_LINE[problem.status_code] + b"".join(b"%b: %b\r\n" % header for header in headers)
+        self.transport.write(head + b"\r\n" + bytes(problem.body))
+        self.transport.close()
+
+
+class _Flow(FlowControl):
+    """Does not read on while requests wait that were sent ahead: they would come faster than they are answered."""
+
+    def __init__(self, transport: asyncio.Transport, pipeline: Sized) -> None:
+        super().__init__(transport)
+        self._pipeline = pipeline
+
+    def resume_reading(self) -> None:
+        if not self._pipeline:
+            super().resume_reading()
 
 
 class _GatheringTransport:
@@ -32,7 +136,7 @@ class _GatheringTransport:
 
     def _flush(self) -> None:
         parts, self._parts = self._parts, []
-        if parts:
+        if parts and not self.is_closing():
             self._transport.writelines(parts)
 
     def close(self) -> None:

@@ -95,6 +95,8 @@ async def _read_multipart(request: Request, max_images: int) -> list[bytes | Ima
         if detail.startswith("Too many"):
             raise _too_many(max_images) from None
         raise BadRequest(f"the multipart body cannot be read: {detail}") from None
+    except UnicodeError:  # punycode, undefined: codecs of Python's that fail in their own ways
+        raise BadRequest("the multipart body cannot be read: a name in it is not in its charset") from None
     _check_count(len(images), max_images)
     return list(images)
 

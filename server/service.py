@@ -1,6 +1,7 @@
 """What the service does, without HTTP: encoded images in, their probabilities or refusals out."""
 
 import asyncio
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,7 +15,9 @@ from server.settings import Settings, cores
 from server.wire import Probabilities
 
 # Up to here a picture decodes in some 100 µs, about what a thread costs; above, it would hold up the others.
+# Its pixels count too: 34 bytes of WebP can be 64 million.
 _DECODE_INLINE_BYTES = 8 * 1024
+_DECODE_INLINE_PIXELS = 256 * 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +68,7 @@ class Service:
         while True:
             batches = [images[start : start + step] for start in range(0, len(images), step)]
             parts = await asyncio.gather(*map(self._classify_batch, batches))
-            if (
-                len({part.card.version for part in parts}) == 1
-            ):  # else the model changed on the way: no answer mixes two
+            if len({part.card.version for part in parts}) == 1:  # else it changed on the way: no answer mixes two
                 return Classified(
                     [image for part in parts for image in part.images],
                     parts[0].card,
@@ -75,14 +76,7 @@ class Service:
                 )
 
     async def _classify_batch(self, images: Sequence[bytes]) -> Classified:
-        if len(images) == 1 and len(images[0]) <= _DECODE_INLINE_BYTES:
-            decoded = self._decode(images)
-        else:
-            self._decoding += len(images)
-            try:
-                decoded = await asyncio.get_running_loop().run_in_executor(self._decoders, self._decode, images)
-            finally:
-                self._decoding -= len(images)
+        decoded = self._decode_small(images) or await self._decode_in_thread(images)
         pixels = [image for image in decoded if not isinstance(image, ImageError)]
         if not pixels:
             return Classified([image for image in decoded if isinstance(image, ImageError)], self.card, 0)
@@ -91,8 +85,26 @@ class Service:
         classified = [image if isinstance(image, ImageError) else next(rows) for image in decoded]
         return Classified(classified, predictions.card, predictions.batch_size)
 
-    def _decode(self, images: Sequence[bytes]) -> list[Pixels | ImageError]:
-        return [_decode(image, self.card.input_size, self._settings.max_image_pixels) for image in images]
+    def _decode_small(self, images: Sequence[bytes]) -> list[Pixels | ImageError] | None:
+        """None where it is not one small picture."""
+        if len(images) != 1 or len(images[0]) > _DECODE_INLINE_BYTES:
+            return None
+        max_pixels = min(_DECODE_INLINE_PIXELS, self._settings.max_image_pixels)
+        decoded = _decode(images[0], self.card.input_size, max_pixels)
+        return None if isinstance(decoded, ImageError) and decoded.code == "too_many_pixels" else [decoded]
+
+    async def _decode_in_thread(self, images: Sequence[bytes]) -> list[Pixels | ImageError]:
+        size, max_pixels, gone = self.card.input_size, self._settings.max_image_pixels, threading.Event()
+
+        def decode_all() -> list[Pixels | ImageError]:
+            return [_decode(image, size, max_pixels) for image in images if not gone.is_set()]
+
+        self._decoding += len(images)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._decoders, decode_all)
+        finally:
+            self._decoding -= len(images)
+            gone.set()  # past the deadline, nobody waits for those that are left
 
 
 def _decode(image: bytes, size: int, max_pixels: int) -> Pixels | ImageError:

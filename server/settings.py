@@ -40,6 +40,7 @@ class Settings(BaseSettings):
     http_processes: PositiveInt | Literal["auto"] = Field("auto", description="processes that answer HTTP")
     max_batch_size: int = Field(64, ge=1, description="images the network takes at once")
     max_waiting_images: int = Field(4096, ge=1, description="images a process holds before it answers 429")
+    max_waiting_bytes: int = Field(2**29, ge=1, description="of request bodies a process holds before it answers 429")
     deadline_s: float = Field(30.0, gt=0, description="seconds until a request is answered 504")
 
     max_body_bytes: int = Field(25 * 2**20, ge=1, description="largest request body")

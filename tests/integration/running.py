@@ -8,7 +8,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,17 +46,22 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def running_service(
-    folder: Path, *flags: str, trust: ssl.SSLContext | None = None, log: Path | None = None
+    folder: Path,
+    *flags: str,
+    trust: ssl.SSLContext | None = None,
+    log: Path | None = None,
+    inside: Sequence[str] = (),
 ) -> Iterator[RunningService]:
     """cifar-serve with `flags`, its working directory and log in `folder`: ready when it is yielded, stopped after.
 
-    `trust` is for one that answers HTTPS; `log` for one that writes elsewhere.
+    `trust` is for one that answers HTTPS; `log` for one that writes elsewhere; `inside` is a command that makes its
+    surroundings and then becomes it, as `env` does.
     """
     port = free_port()
     url, log = f"{'https' if trust else 'http'}://127.0.0.1:{port}", log or folder / f"service-{port}.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [COMMANDS / "cifar-serve", "--port", str(port), *flags],
+            [*inside, COMMANDS / "cifar-serve", "--port", str(port), *flags],
             cwd=folder,
             stdout=output,
             stderr=output,

@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,17 @@ import torch
 
 from models.architectures.net import Net
 from tests.integration.conftest import StartService
-from tests.integration.running import processes, run_command, save_net, still_there, wait_until, worker_of
+from tests.integration.load import Load
+from tests.integration.running import (
+    COMMANDS,
+    free_port,
+    processes,
+    run_command,
+    save_net,
+    still_there,
+    wait_until,
+    worker_of,
+)
 from tests.pictures import draw_shape
 
 
@@ -101,11 +112,14 @@ def test_it_lives_through_a_killed_worker_and_a_retrained_checkpoint(
     wait_until(lambda: not still_there(family), timeout_s=10)
 
 
-def test_no_child_outlives_a_killed_main_process(start: StartService, checkpoint: Path) -> None:
+def test_no_child_outlives_a_main_process_killed_under_load(
+    start: StartService, checkpoint: Path, picture: bytes
+) -> None:
     service = start("--checkpoint", str(checkpoint))
     family = processes(service)
-    service.process.kill()
-    service.process.wait()
+    with Load(service.url, picture, connections=16).running():
+        service.process.kill()
+        service.process.wait()
     wait_until(lambda: not still_there(family), timeout_s=10)
 
 
@@ -115,6 +129,21 @@ def test_ctrl_c_ends_it_quietly(start: StartService, checkpoint: Path, picture: 
         os.kill(pid, signal.SIGINT)  # as a terminal does: to the whole foreground group
     assert service.process.wait(timeout=30) == 0
     assert "Traceback" not in service.log.read_text()
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="this system does not tell who heeds a signal")
+def test_told_to_stop_while_it_starts_it_ends_quietly(tmp_path: Path, checkpoint: Path) -> None:
+    def heeds_sigterm() -> bool:
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        caught = int(status.partition("SigCgt:")[2].split()[0], 16)
+        return bool(caught >> (signal.SIGTERM - 1) & 1)
+
+    command = [str(COMMANDS / "cifar-serve"), "--port", str(free_port()), "--checkpoint", str(checkpoint)]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE) as process:
+        wait_until(heeds_sigterm)
+        process.terminate()
+        _, said = process.communicate(timeout=30)
+    assert (process.returncode, said) == (0, b"")
 
 
 def test_a_first_checkpoint_trained_beside_the_running_service_takes_over_from_the_shipped_one(

@@ -134,6 +134,7 @@ def test_a_full_disk_under_the_log_harms_nobody(tmp_path: Path, checkpoint: Path
             assert predict(service, picture).is_success
         assert predict(service, b"no picture").status_code == 422
         wait_for_metric(service, "cifar_images_total", 20)
+        assert service.stop() == 0
 
 
 def test_every_line_of_the_log_is_json_and_a_failed_request_is_found_by_its_id(
