@@ -19,7 +19,7 @@ PICTURE = encode(draw_shape("circle", 1, (32, 32)), "JPEG")
 @pytest.fixture(scope="module")
 def impatient(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Iterator[RunningService]:
     """A service that the tests of bad clients share."""
-    flags = ("--checkpoint", str(checkpoint), "--deadline-s", "3", "--max-waiting-bytes", str(5 * 2**20))
+    flags = ("--checkpoint", str(checkpoint), "--deadline-s", "2", "--max-waiting-bytes", str(5 * 2**20))
     with running_service(tmp_path_factory.mktemp("service"), *flags) as service:
         yield service
         assert "Traceback" not in service.log.read_text()

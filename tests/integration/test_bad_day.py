@@ -1,6 +1,5 @@
 """What goes wrong while the service is loaded, and what is lost: nothing that was accepted."""
 
-import asyncio
 import contextlib
 import os
 import signal
@@ -13,7 +12,6 @@ import pytest
 from tests.integration.conftest import StartService
 from tests.integration.load import Load, address, post
 from tests.integration.running import (
-    RunningService,
     processes,
     save_net,
     still_there,
@@ -89,34 +87,6 @@ def test_sigterm_under_load_answers_what_is_in_flight_and_ends_with_0(
     assert set(load.statuses) <= {200, 503}
     assert not load.cut_off
     assert "Traceback" not in service.log.read_text()
-
-
-def test_more_than_it_can_take_is_refused_with_429_and_the_rest_is_served(
-    start: StartService, checkpoint: Path, picture: bytes
-) -> None:
-    service = start("--checkpoint", str(checkpoint), "--max-waiting-images", "32", "--max-batch-size", "8")
-    with Load(service.url, picture, connections=300).running() as load:
-        wait_until(lambda: load.statuses[429] > 50)
-    assert (set(load.statuses), load.errors) == ({200, 429}, [])
-    os.kill(worker_of(service), signal.SIGSTOP)  # now nothing is answered, and the queue fills
-    try:
-        refusals = asyncio.run(flood(service, picture))
-    finally:
-        os.kill(worker_of(service), signal.SIGCONT)
-    assert refusals
-    assert all(refusal.headers["Retry-After"] == "1" for refusal in refusals)
-    assert httpx.post(f"{service.url}/predict", content=picture, timeout=30).is_success
-
-
-async def flood(service: RunningService, picture: bytes) -> list[httpx.Response]:
-    """200 requests at once to a service whose worker stands still: those that are refused."""
-    async with httpx.AsyncClient(timeout=5, limits=httpx.Limits(max_connections=200)) as client:
-        tasks = [asyncio.create_task(client.post(f"{service.url}/predict", content=picture)) for _ in range(200)]
-        done, pending = await asyncio.wait(tasks, timeout=3)
-        for task in pending:
-            task.cancel()
-        await asyncio.gather(*pending, return_exceptions=True)
-        return [task.result() for task in done if task.result().status_code == 429]
 
 
 def test_a_deadline_that_passes_is_504_and_a_body_that_does_not_come_is_408(

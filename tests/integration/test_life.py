@@ -22,7 +22,6 @@ from tests.integration.running import (
     save_net,
     still_there,
     wait_until,
-    worker_of,
 )
 from tests.pictures import draw_shape
 
@@ -81,7 +80,7 @@ def test_a_literal_tutorial_checkpoint_without_a_card_is_served(
     assert service.stop() == 0
 
 
-def test_it_lives_through_a_killed_worker_and_a_retrained_checkpoint(
+def test_a_retrained_checkpoint_may_have_other_classes_and_no_process_is_left_at_the_end(
     start: StartService, tmp_path: Path, picture: bytes
 ) -> None:
     path = tmp_path / "net.pth"
@@ -94,17 +93,10 @@ def test_it_lives_through_a_killed_worker_and_a_retrained_checkpoint(
         return served
 
     assert version() == first.version
-    os.kill(worker_of(service), signal.SIGKILL)
-    assert version() == first.version, "the request waits for the worker that takes the dead one's place"
-
     second = save_net(path, seed=2, classes=("cat", "dog", "ship"))
     wait_until(lambda: version() == second.version)
     everything = httpx.post(f"{service.url}/predict?top_k=9", content=picture).json()["top"]
     assert {entry["label"] for entry in everything} == {"cat", "dog", "ship"}
-
-    path.write_bytes(b"damaged")
-    wait_until(lambda: "is damaged" in service.log.read_text())
-    assert version() == second.version
 
     family = processes(service)
     assert len(family) >= 4, "main, manager, worker, HTTP process"
