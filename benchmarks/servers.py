@@ -32,10 +32,9 @@ class Server:
     def content_type(self) -> str:
         return "application/json" if self.as_json else "image/jpeg"
 
-    @property
-    def megabytes(self) -> float:
-        """PSS of all its processes: what they share counts once."""
-        return sum(process.memory_full_info().pss for process in self.family) / 1e6
+    def process_megabytes(self) -> list[float]:
+        """PSS of each process, the largest first: what they share counts once."""
+        return sorted((process.memory_full_info().pss / 1e6 for process in self.family), reverse=True)
 
     def cpu_seconds(self) -> list[float]:
         """Of each process, so far."""
@@ -93,5 +92,4 @@ def running(server: Server, body: Path) -> Iterator[None]:
 def print_processes(servers: Sequence[Server]) -> None:
     print("\nPSS of each process, MB")
     for server in servers:
-        sizes = sorted((process.memory_full_info().pss / 1e6 for process in server.family), reverse=True)
-        print(f"{server.name}: {', '.join(f'{size:.0f}' for size in sizes)}")
+        print(f"{server.name}: {', '.join(f'{size:.0f}' for size in server.process_megabytes())}")

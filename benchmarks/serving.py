@@ -63,19 +63,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", default="", help="servers whose name has this in it")
     parser.add_argument("--photos", type=Path, help="folder of JPEG photographs for a column of their own")
     options = parser.parse_args(argv)
-    if not shutil.which("wrk"):
-        print("benchmarks.serving: wrk is not installed: apt-get install wrk", file=sys.stderr)
+    if no_wrk():
         return 1
     chosen = [server for server in all_servers() if options.only in server.name]
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as services:
         columns = make_columns(Path(folder), options.connections, options.photos)
         for server in chosen:
             services.enter_context(running(server, columns[0].bodies[server.as_json][0]))
-        megabytes = [server.megabytes for server in chosen]
+        megabytes = [sum(server.process_megabytes()) for server in chosen]
         loads = take_turns(chosen, columns, options.rounds, options.seconds)
         print_table(chosen, columns, loads, megabytes)
         print_processes(chosen)
     return 0
+
+
+def no_wrk() -> bool:
+    """Whether the load generator is missing, and saying so."""
+    if not shutil.which("wrk"):
+        print("the load comes from wrk, which is not installed: apt-get install wrk", file=sys.stderr)
+        return True
+    return False
 
 
 def make_columns(folder: Path, connections: Sequence[int], photos: Path | None) -> list[Column]:
@@ -146,7 +153,8 @@ def print_table(
             failed = sum(run.failed for run in runs)
             total += sum(run.requests for run in runs)
             cells += f"{f'{rate:,.0f} · {p50:.1f} · {p99:.0f}' + (f' ({failed})' if failed else ''):>22}"
-        costs = f"{server.start_s:9.1f}{server.idle_percent:8.1f}{before:9.0f} {server.megabytes:5.0f} {total:9,}"
+        now = sum(server.process_megabytes())
+        costs = f"{server.start_s:9.1f}{server.idle_percent:8.1f}{before:9.0f} {now:5.0f} {total:9,}"
         print(f"{server.name:{width}}{cells}{costs}")
 
 

@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import itertools
 import os
-import shutil
 import signal
 import statistics
 import sys
@@ -29,7 +28,7 @@ import uvloop
 from starlette.types import ASGIApp, Message
 
 from benchmarks.servers import Server, all_servers, running
-from benchmarks.serving import Column, Load, make_columns, run_wrk
+from benchmarks.serving import Column, Load, make_columns, no_wrk, run_wrk
 from models.card import PRETRAINED, ModelCard
 from models.checkpoint import load
 from models.pixels import Pixels, decode
@@ -53,8 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=3, help="how often each server is loaded (%(default)s)")
     parser.add_argument("--seconds", type=int, default=4, help="of each load (%(default)s)")
     options = parser.parse_args(argv)
-    if not shutil.which("wrk"):
-        print("benchmarks.stages: wrk is not installed: apt-get install wrk", file=sys.stderr)
+    if no_wrk():
         return 1
     with tempfile.TemporaryDirectory() as folder:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # which server.metrics wants before it is imported

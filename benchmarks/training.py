@@ -25,7 +25,7 @@ from models.card import ModelCard
 from models.classifier import Classifier
 from training.data import Data, load_folder
 from training.evaluation import evaluate
-from training.loop import train
+from training.loop import Examples, train
 from training.recipe import TUTORIAL, Recipe
 
 
@@ -80,7 +80,7 @@ def _train(data: Data, images: torch.Tensor, recipe: Recipe, seed: int) -> tuple
     torch.manual_seed(seed)
     classifier = Classifier(build(recipe.architecture, num_classes=10), ModelCard())
     started = time.perf_counter()
-    train(classifier, data.pixels, data.labels, images, recipe, seed, report=lambda epoch, batch, loss: None)
+    train(classifier, Examples(data.pixels, data.labels, images), recipe, seed, report=lambda epoch, batch, loss: None)
     return time.perf_counter() - started, classifier
 
 

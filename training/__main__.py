@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with _signals_as_exceptions():
             from training.run import run  # seconds of imports, which --help and a mistaken flag need not wait for
 
-            run(recipe, options.data, options.output, options.seed, options.device, command)
+            run(recipe, options.data, options.output, options.seed, options.device, options.resume, command)
     except ModuleNotFoundError as error:
         return _say(1, f"{error.name} is not installed: pip install '.[training]' in its checkout")
     except TrainingError as error:
@@ -68,10 +68,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter's last flush fails otherwise
         return _say(141, "stopped, since what read its output is gone")
     except _Terminated:
-        return _say(143, f"terminated; {options.output} was not written")
+        return _say(143, f"terminated; {_what_is_left(options.output)}")
     except KeyboardInterrupt:
-        return _say(130, f"stopped; {options.output} was not written")
+        return _say(130, f"stopped; {_what_is_left(options.output)}")
     return 0
+
+
+def _what_is_left(output: Path) -> str:
+    to_resume = ": the same command with --resume goes on" if output.with_suffix(".resume").exists() else ""
+    return f"{output} was not written{to_resume}"
 
 
 class _Terminated(KeyboardInterrupt):
@@ -127,6 +132,7 @@ def _parser() -> argparse.ArgumentParser:
         help=f"of the first weights and the shuffling {shown}",
     )
     add("--device", type=_device, default="auto", help=f"auto, cpu, cuda, cuda:N or mps {shown}")
+    add("--resume", action="store_true", help="go on with a run of this command that was stopped")
     add("--list", action="store_true", help="show the recipes, and the fields of RECIPE, which flags can change:")
     add("--epochs", metavar="N", help="passes over the training images (default: the recipe's), or any other field")
     for name in FIELDS.keys() - {"epochs"}:

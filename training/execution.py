@@ -30,13 +30,15 @@ _SMALL_BATCHES = Execution(threads=1, onednn=False, channels_last=False)
 
 
 @contextmanager
-def fastest_execution(classifier: Classifier, recipe: Recipe) -> Iterator[Execution]:
-    """PyTorch set up for the recipe's steps, and reproducible; all but the network is set back at the end."""
+def fastest_execution(
+    classifier: Classifier, recipe: Recipe, chosen_before: Execution | None = None
+) -> Iterator[Execution]:
+    """PyTorch set up for the recipe's steps, and reproducible; all is set back at the end."""
     before = Execution(torch.get_num_threads(), bool(torch.backends.mkldnn.enabled), channels_last=False)
     deterministic = torch.backends.cudnn.deterministic
     torch.backends.cudnn.deterministic = True  # cuDNN's fastest kernels add up in an order of chance
     try:
-        chosen = choose(classifier, recipe)
+        chosen = chosen_before or choose(classifier, recipe)
         _apply(chosen, classifier.net)
         yield chosen
     finally:

@@ -5,7 +5,6 @@ import platform
 import shlex
 import signal
 import tempfile
-import time
 from dataclasses import asdict
 from functools import partial
 from importlib.metadata import version
@@ -20,16 +19,17 @@ from models.classifier import Classifier
 from training.data import Data, hold_back, load
 from training.errors import TrainingError
 from training.evaluation import evaluate, fit_temperature, logits_of
-from training.loop import train
+from training.loop import Examples, train
 from training.recipe import Recipe
+from training.resume import SavedRun
 
 say = partial(print, flush=True)  # in a pipe or a log file too, a line appears when it is said
 
 
-def run(recipe: Recipe, source: str, output: Path, seed: int, device_name: str, command: str) -> None:
+def run(recipe: Recipe, source: str, output: Path, seed: int, device_name: str, resume: bool, command: str) -> None:
     """Train by `recipe` on `source` (`cifar10` or a folder) and write `output` with its card. Raises TrainingError.
 
-    `command` is for the card: what to type for the same run.
+    With `resume` a run that was stopped goes on. `command` is for the card: what to type for the same run.
     """
     device = choose_device(device_name)
     check_writable(output)
@@ -43,9 +43,9 @@ def run(recipe: Recipe, source: str, output: Path, seed: int, device_name: str, 
     card = blank.model_copy(update={"classes": data.classes, "flip_average": recipe.flip_average})
     classifier = Classifier(build(card.architecture, num_classes=len(card.classes)), card).to(device)
     say(f"Training {recipe.architecture} by recipe {recipe.name} on {device}, seed {seed}")
-    started = time.perf_counter()
-    train(classifier, data.pixels, data.labels, training_images, recipe, seed, report=print_running_loss)
-    seconds = time.perf_counter() - started
+    examples = Examples(data.pixels, data.labels, training_images)
+    saved = SavedRun(resume_path(output), {"recipe": asdict(recipe), "seed": seed, "data": data.fingerprint})
+    seconds = train(classifier, examples, recipe, seed, print_running_loss, saved, resume)
     say(f"Finished Training: {seconds:.1f} s, {recipe.epochs * len(training_images) / seconds:.0f} images/s")
 
     if len(validation_images):
@@ -65,6 +65,7 @@ def run(recipe: Recipe, source: str, output: Path, seed: int, device_name: str, 
         versions=versions,
     )
     write(output, classifier, card.model_copy(update={"training": training, "scores": scores}), data)
+    resume_path(output).unlink()
     print_next_steps(source, output, data)
 
 
@@ -96,7 +97,7 @@ def check_writable(output: Path) -> None:
         tempfile.TemporaryFile(dir=output.parent).close()
     except OSError as error:
         raise TrainingError(f"{output} cannot be written: {error.strerror} ({output.parent})") from None
-    for path in (card_path(output), held_out_path(output)):
+    for path in (card_path(output), held_out_path(output), resume_path(output)):
         if path.is_dir():
             raise TrainingError(f"{path} is a folder, and the run would write a file there: choose another --output")
 
@@ -124,6 +125,10 @@ def print_scores(scores: Scores) -> None:
 
 def held_out_path(output: Path) -> Path:
     return output.with_suffix(".held-out.txt")
+
+
+def resume_path(output: Path) -> Path:
+    return output.with_suffix(".resume")
 
 
 def write(output: Path, classifier: Classifier, card: ModelCard, data: Data) -> None:

@@ -20,12 +20,13 @@ from training.evaluation import (
     fit_temperature,
     wilson_interval,
 )
-from training.loop import train
+from training.loop import Examples, train
 from training.recipe import TUTORIAL
 
 PIXELS = torch.randint(0, 256, (811, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
 LABELS = torch.randint(0, 10, (811,), generator=torch.Generator().manual_seed(2))
 EVERY = torch.arange(811)
+EXAMPLES = Examples(PIXELS, LABELS, EVERY)
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +45,7 @@ def fresh_classifier() -> Classifier:
 
 def weights_after(seed: int) -> torch.Tensor:
     classifier = fresh_classifier()
-    train(classifier, PIXELS, LABELS, EVERY, TUTORIAL, seed, report=lambda epoch, batch, loss: None)
+    train(classifier, EXAMPLES, TUTORIAL, seed, report=lambda epoch, batch, loss: None)
     return nn.utils.parameters_to_vector(classifier.net.parameters()).detach()
 
 
@@ -80,7 +81,7 @@ def test_the_running_loss_is_the_mean_since_the_last_report() -> None:
     def reports(every: int) -> list[tuple[int, int, float]]:
         said: list[tuple[int, int, float]] = []
         recipe = replace(TUTORIAL, epochs=1, report_every=every)
-        train(fresh_classifier(), PIXELS, LABELS, EVERY, recipe, 0, report=lambda *line: said.append(line))
+        train(fresh_classifier(), EXAMPLES, recipe, 0, report=lambda *line: said.append(line))
         return said
 
     each = reports(100)
@@ -95,9 +96,7 @@ def test_an_epoch_too_short_for_a_report_has_one_at_its_end() -> None:
     said: list[tuple[int, int]] = []
     train(
         fresh_classifier(),
-        PIXELS,
-        LABELS,
-        EVERY,
+        EXAMPLES,
         TUTORIAL,
         0,
         report=lambda epoch, batch, loss: said.append((epoch, batch)),
@@ -109,7 +108,7 @@ def test_an_epoch_too_short_for_a_report_has_one_at_its_end() -> None:
 def test_a_loss_that_is_no_number_ends_the_training(rate: float) -> None:
     recipe = replace(TUTORIAL, learning_rate=rate)
     with pytest.raises(TrainingError, match=r"^the loss became nan in epoch 1, .*--learning-rate below"):
-        train(fresh_classifier(), PIXELS, LABELS, EVERY, recipe, 0, report=lambda epoch, batch, loss: None)
+        train(fresh_classifier(), EXAMPLES, recipe, 0, report=lambda epoch, batch, loss: None)
 
 
 def test_scores_of_a_network_that_answers_no_numbers_are_refused() -> None:

@@ -158,8 +158,9 @@ def test_a_stopped_run_leaves_everything_as_it_was(draw_folder: Draw, number: in
         assert line.rstrip("\n").isprintable()  # without a terminal: no bar, no colours
     process.send_signal(number)
     _, errors = process.communicate(timeout=30)
-    assert (process.returncode, errors) == (status, f"cifar-train: {word}; out/net.pth was not written\n")
-    assert [path.name for path in Path("out").iterdir()] == ["net.pth"]
+    left = "out/net.pth was not written: the same command with --resume goes on"
+    assert (process.returncode, errors) == (status, f"cifar-train: {word}; {left}\n")
+    assert sorted(path.name for path in Path("out").iterdir()) == ["net.pth", "net.resume"]
     assert Path("out/net.pth").read_text() == "an older checkpoint"
 
 
@@ -202,7 +203,8 @@ def test_a_full_disk_is_one_sentence_and_leaves_no_file(draw_folder: Draw, capsy
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))  # bytes a file: less than the weights take
     try:
-        assert "out/net.pth cannot be written: " in refusal(capsys, 1, "--data", "shapes", "--output", "out/net.pth")
+        sentence = refusal(capsys, 1, "--data", "shapes", "--output", "out/net.pth")
+        assert sentence.endswith("out/net.resume cannot be written (File too large): make room\n")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert list(Path("out").iterdir()) == []

@@ -1,0 +1,86 @@
+"""A run that was stopped, by whatever, goes on to the very weights that it would have had."""
+
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.pictures import draw_shape
+from training.__main__ import main
+
+RUN = ["net-best", "--data", "shapes", "--epochs", "8", "--batch-size", "8", "--report-every", "5", "--cutout", "4"]
+STOPS = {signal.SIGTERM: 143, signal.SIGKILL: -signal.SIGKILL}  # and the exit code of each; SIGINT is as SIGTERM
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one run that was never stopped, and one for each signal that stopped it."""
+    folder = tmp_path_factory.mktemp("runs")
+    for shape in ("circle", "square"):
+        (folder / "shapes" / shape).mkdir(parents=True)
+        for number in range(60):
+            draw_shape(shape, number).save(folder / "shapes" / shape / f"{number}.png")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main([*RUN, "--output", "never.pth"]) == 0
+        for number, status in STOPS.items():
+            assert stop_in_the_third_epoch(number, "--output", f"{number.name}.pth") == status
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def in_a_copy(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(runs, tmp_path / "runs", copy_function=os.link)  # files that are the same count as unchanged
+    monkeypatch.chdir(tmp_path / "runs")
+
+
+def stop_in_the_third_epoch(number: signal.Signals, *arguments: str) -> int:
+    command = [sys.executable, "-u", "-m", "training", *RUN, *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None
+        while not process.stdout.readline().startswith("[3,     5]"):
+            assert process.poll() is None
+        process.send_signal(number)
+    return process.returncode
+
+
+@pytest.mark.parametrize("number", STOPS)
+def test_a_run_that_is_stopped_goes_on_to_the_same_weights(number: signal.Signals) -> None:
+    stopped = Path(f"{number.name}.pth")
+    assert stopped.with_suffix(".resume").exists()
+    assert not stopped.exists()
+    assert main([*RUN, "--output", str(stopped), "--resume"]) == 0
+    assert stopped.read_bytes() == Path("never.pth").read_bytes()
+    assert not stopped.with_suffix(".resume").exists()
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    assert main([*RUN, "--output", "SIGTERM.pth", "--resume", *arguments]) == 1
+    return capsys.readouterr().err
+
+
+def test_another_run_a_damaged_one_and_none_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "is of a run whose seed was 0, not 1" in refusal(capsys, "--seed", "1")
+    shutil.copytree("shapes", "fewer")
+    (Path("fewer") / "circle" / "0.png").unlink()
+    assert "is of a run whose data was" in refusal(capsys, "--data", "fewer")
+    Path("damaged.resume").write_bytes(b"damaged")
+    assert "damaged.resume cannot be read" in refusal(capsys, "--output", "damaged.pth")
+    assert "there is no other.resume to go on from: train without" in refusal(capsys, "--output", "other.pth")
+
+
+def test_a_disk_that_is_full_ends_the_run_and_leaves_what_was_saved_before(capsys: pytest.CaptureFixture[str]) -> None:
+    before = Path("SIGTERM.resume").read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))  # bytes a file: less than the state takes
+    try:
+        assert "SIGTERM.resume cannot be written (File too large): make room, and go on with" in refusal(capsys)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert Path("SIGTERM.resume").read_bytes() == before
+    assert [name for name in os.listdir() if name.startswith(".SIGTERM")] == []
