@@ -46,9 +46,9 @@ class ClassifierServer(litserve.LitServer):
         self._stopping = threading.Event()
         self.failed = False
         workers = settings.worker_count()
-        threads = max(1, (cores() - settings.http_process_count()) // workers)
+        self._threads = max(1, (cores() - settings.http_process_count()) // workers)
         super().__init__(
-            ClassifierAPI(settings, sockets, threads),
+            ClassifierAPI(settings, sockets, self._threads),
             accelerator=settings.accelerator(),
             workers_per_device=workers,
             restart_workers=True,
@@ -82,11 +82,12 @@ class ClassifierServer(litserve.LitServer):
         scores = f", {card.scores.accuracy:.1%} right on {card.scores.n:,} held-out images" if card.scores else ""
         log.info("serving %s (%s%s)", self._settings.model_name, card.version, scores)
         log.info(
-            "at %s://%s:%d, with %d worker(s) on %s and %d HTTP process(es) on %d cores",
+            "at %s://%s:%d, with %d worker(s) of %d thread(s) on %s and %d HTTP process(es) on %d cores",
             "https" if self._settings.ssl_certfile else "http",
             self._settings.host,
             self._settings.port,
             self._engine.slots - 1,
+            self._threads,
             self.devices[0],
             self._settings.http_process_count(),
             cores(),

@@ -26,6 +26,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -57,9 +58,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = shlex.join(["cifar-train", *arguments])
     try:
         with _signals_as_exceptions():
-            from training.run import run  # seconds of imports, which --help and a mistaken flag need not wait for
+            from training.run import Options, run  # seconds of imports, which a mistaken flag need not wait for
 
-            run(recipe, options.data, options.output, options.seed, options.device, options.resume, command)
+            said = {field.name: getattr(options, field.name) for field in fields(Options) if field.name != "command"}
+            run(recipe, Options(command=command, **said))
     except ModuleNotFoundError as error:
         return _say(1, f"{error.name} is not installed: pip install '.[training]' in its checkout")
     except TrainingError as error:
@@ -110,6 +112,7 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="cifar-train",
+        usage="%(prog)s [RECIPE] [--data cifar10|DIR] [--FIELD VALUE] [options]",
         description="Train a network, score it on held-out images, write its checkpoint and model card.",
     )
     add, shown = parser.add_argument, "(default: %(default)s)"
@@ -119,8 +122,8 @@ def _parser() -> argparse.ArgumentParser:
         "--data",
         default="cifar10",
         metavar="cifar10|DIR",
-        help="cifar10, which is downloaded into ./data, or a folder of images: DIR/{train,test}/<class>/*, "
-        f"or DIR/<class>/*, of which a fifth is held out for testing {shown}",
+        help="cifar10, downloaded into ./data, or a folder of images: DIR/{train,test}/<class>/*, "
+        f"or DIR/<class>/*, a fifth of which is held out for testing {shown}",
     )
     card = f"the checkpoint; its card is written beside it {shown}"
     add("--output", type=_output, default="cifar_net.pth", metavar="PATH", help=card)
@@ -132,9 +135,11 @@ def _parser() -> argparse.ArgumentParser:
         help=f"of the first weights and the shuffling {shown}",
     )
     add("--device", type=_device, default="auto", help=f"auto, cpu, cuda, cuda:N or mps {shown}")
+    add("--promote", type=_output, metavar="PATH", help="also put it in the place of the one that is served")
+    add("--if-better", action="store_true", help="promote it only where it scores more than that one")
     add("--resume", action="store_true", help="go on with a run of this command that was stopped")
-    add("--list", action="store_true", help="show the recipes, and the fields of RECIPE, which flags can change:")
-    add("--epochs", metavar="N", help="passes over the training images (default: the recipe's), or any other field")
+    add("--list", action="store_true", help="show the recipes, and every field that a flag changes")
+    add("--epochs", metavar="N", help="passes over the training images (default: the recipe's)")
     for name in FIELDS.keys() - {"epochs"}:
         add(f"--{name.replace('_', '-')}", help=argparse.SUPPRESS)
     return parser

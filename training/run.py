@@ -5,7 +5,7 @@ import platform
 import shlex
 import signal
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -20,22 +20,36 @@ from training.data import Data, hold_back, load
 from training.errors import TrainingError
 from training.evaluation import evaluate, fit_temperature, logits_of
 from training.loop import Examples, train
+from training.promotion import promote
 from training.recipe import Recipe
 from training.resume import SavedRun
 
 say = partial(print, flush=True)  # in a pipe or a log file too, a line appears when it is said
 
 
-def run(recipe: Recipe, source: str, output: Path, seed: int, device_name: str, resume: bool, command: str) -> None:
-    """Train by `recipe` on `source` (`cifar10` or a folder) and write `output` with its card. Raises TrainingError.
+@dataclass(frozen=True)
+class Options:
+    """What a command says besides its recipe."""
 
-    With `resume` a run that was stopped goes on. `command` is for the card: what to type for the same run.
-    """
-    device = choose_device(device_name)
-    check_writable(output)
+    command: str  # for the card: what to type for the same run
+    data: str  # `cifar10`, or a folder
+    output: Path
+    seed: int
+    device: str
+    resume: bool  # a run that was stopped goes on
+    promote: Path | None  # where the checkpoint goes as well,
+    if_better: bool  # only where it scores more than the one that is there
+
+
+def run(recipe: Recipe, options: Options) -> None:
+    """Train by `recipe`, score on the test images, and write the checkpoint with its card. Raises TrainingError."""
+    output, seed = options.output, options.seed
+    device = choose_device(options.device)
+    for path in (output, options.promote or output):
+        check_writable(path)
     versions = {name: version(name) for name in ("torch", "torchvision")} | {"python": platform.python_version()}
     blank = ModelCard(architecture=recipe.architecture)
-    data = load(source, blank.input_size)
+    data = load(options.data, blank.input_size)
     say(f"{len(data.train)} training and {len(data.test)} test images, {len(data.classes)} classes")
 
     training_images, validation_images = hold_back(data, recipe.validation)
@@ -45,7 +59,7 @@ def run(recipe: Recipe, source: str, output: Path, seed: int, device_name: str, 
     say(f"Training {recipe.architecture} by recipe {recipe.name} on {device}, seed {seed}")
     examples = Examples(data.pixels, data.labels, training_images)
     saved = SavedRun(resume_path(output), {"recipe": asdict(recipe), "seed": seed, "data": data.fingerprint})
-    seconds = train(classifier, examples, recipe, seed, print_running_loss, saved, resume)
+    seconds = train(classifier, examples, recipe, seed, print_running_loss, saved, options.resume)
     say(f"Finished Training: {seconds:.1f} s, {recipe.epochs * len(training_images) / seconds:.0f} images/s")
 
     if len(validation_images):
@@ -53,7 +67,7 @@ def run(recipe: Recipe, source: str, output: Path, seed: int, device_name: str, 
     scores = evaluate(classifier, data.pixels, data.labels, data.test, f"{data.name}, test images")
     print_scores(scores)
     training = Training(
-        command=command,
+        command=options.command,
         recipe=asdict(recipe),
         data=data.name,
         data_fingerprint=data.fingerprint,
@@ -64,9 +78,13 @@ def run(recipe: Recipe, source: str, output: Path, seed: int, device_name: str, 
         hardware=describe_hardware(device),
         versions=versions,
     )
-    write(output, classifier, card.model_copy(update={"training": training, "scores": scores}), data)
+    card = card.model_copy(update={"training": training, "scores": scores})
+    write(output, classifier, card, data)
     resume_path(output).unlink()
-    print_next_steps(source, output, data)
+    if options.promote:
+        say(promote(options.promote, classifier, card, data, options.if_better))
+    else:
+        print_next_steps(options.data, output, data)
 
 
 def calibrate(classifier: Classifier, data: Data, images: torch.Tensor) -> ModelCard:

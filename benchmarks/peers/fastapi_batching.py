@@ -52,5 +52,10 @@ async def predict(request: Request) -> dict[str, object]:
 
 if __name__ == "__main__":
     uvicorn.run(
-        "benchmarks.peers.fastapi_batching:app", port=int(sys.argv[1]), workers=2, log_level="warning", access_log=False
+        "benchmarks.peers.fastapi_batching:app",
+        port=int(sys.argv[1]),
+        workers=2,
+        log_level="warning",
+        access_log=False,
+        timeout_worker_healthcheck=3600,  # it would replace workers that the benchmark has stopped for a while
     )

@@ -32,4 +32,5 @@ if __name__ == "__main__":
         workers=2,
         log_level="warning",
         access_log=False,
+        timeout_worker_healthcheck=3600,  # it would replace workers that the benchmark has stopped for a while
     )

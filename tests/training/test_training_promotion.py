@@ -1,0 +1,69 @@
+"""A retrained checkpoint takes the place of the one that is served where it was asked to, and never a better one's."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from models.architectures.net import Net
+from models.card import ModelCard
+from models.checkpoint import load, save
+from training.__main__ import main
+
+SHAPES = ("circle", "square")
+RUN = ["--data", "shapes", "--epochs", "15", "--output", "new.pth", "--promote", "served.pth"]
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_with_pictures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, draw_folder: Callable[..., Path]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    draw_folder(per_class=60)
+
+
+def serve_one_that_says(class_id: int, classes: tuple[str, ...] = SHAPES) -> str:
+    """As served.pth, a network that answers one class for everything; returns its version."""
+    net = Net(num_classes=len(classes))
+    torch.nn.init.zeros_(net.fc3.weight)
+    with torch.no_grad():
+        net.fc3.bias.copy_(torch.nn.functional.one_hot(torch.tensor(class_id), len(classes)))
+    return save(Path("served.pth"), net, ModelCard(classes=classes)).version
+
+
+def served() -> str:
+    return load(Path("served.pth")).card.version
+
+
+def test_the_first_one_is_promoted_and_another_only_where_it_is_better(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*RUN, "--if-better"]) == 0
+    first = load(Path("new.pth")).card
+    assert served() == first.version
+    assert "Promoted to served.pth" in capsys.readouterr().out
+
+    assert main([*RUN, "--epochs", "1", "--seed", "1", "--if-better"]) == 0
+    assert served() == first.version
+    assert "Not promoted: served.pth is right on" in capsys.readouterr().out
+
+    assert main([*RUN, "--epochs", "1", "--seed", "1"]) == 0
+    assert served() == load(Path("new.pth")).card.version != first.version
+
+
+def test_one_that_is_better_takes_the_place_of_one_that_guesses() -> None:
+    guessing = serve_one_that_says(0)
+    assert main([*RUN, "--if-better"]) == 0
+    assert served() != guessing
+
+
+def test_other_classes_are_not_replaced_and_what_cannot_be_asked_is_an_error(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    other = serve_one_that_says(0, ("cat", "dog"))
+    assert main([*RUN, "--epochs", "1", "--if-better"]) == 0
+    assert served() == other
+    assert "has other classes" in capsys.readouterr().out
+    Path("served.pth").write_bytes(b"damaged")
+    assert main([*RUN, "--epochs", "1", "--if-better"]) == 1
+    assert "cannot be asked: served.pth is damaged" in capsys.readouterr().err
+    assert Path("served.pth").read_bytes() == b"damaged"

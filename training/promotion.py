@@ -1,0 +1,41 @@
+"""`--promote PATH [--if-better]`: puts a new checkpoint in the place of the one that is served."""
+
+from pathlib import Path
+
+from models.card import ModelCard
+from models.checkpoint import CheckpointError, load, save
+from models.classifier import Classifier
+from training.data import Data
+from training.errors import TrainingError
+from training.evaluation import evaluate
+
+
+def promote(path: Path, classifier: Classifier, card: ModelCard, data: Data, if_better: bool) -> str:
+    """Write the checkpoint to `path` as well, at once for whoever follows that file; returns what was done and why.
+
+    With `if_better` only where it is right on more of the run's test images than the checkpoint that is there.
+    Raises TrainingError.
+    """
+    if if_better and (reason := _not_better(path, card, data)):
+        return f"Not promoted: {reason}"
+    try:
+        save(path, classifier.net, card)
+    except OSError as error:
+        raise TrainingError(f"{path} cannot be written: {error.strerror}") from None
+    return f"Promoted to {path}"
+
+
+def _not_better(path: Path, card: ModelCard, data: Data) -> str | None:
+    if not path.exists():
+        return None
+    try:
+        there = load(path)
+    except CheckpointError as error:
+        raise TrainingError(f"the checkpoint to be better than cannot be asked: {error}") from None
+    if (there.card.classes, there.card.input_size) != (card.classes, card.input_size):
+        return f"{path} has other classes or pictures of another size, so that no score can compare them"
+    before = evaluate(there, data.pixels, data.labels, data.test, data.name)
+    assert card.scores  # noqa: S101
+    if card.scores.accuracy > before.accuracy:
+        return None
+    return f"{path} is right on {before.accuracy:.2%} of {before.n} test images, this one on {card.scores.accuracy:.2%}"
