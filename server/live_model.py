@@ -87,15 +87,15 @@ class LiveModel:
 
     def _keep(self) -> None:
         """Copy what serves now to `last_good`, unless the files have changed again already. A full disk is no harm."""
-        checkpoint, copies = self._settings.checkpoint_path(), (self._last_good, card_path(self._last_good))
+        checkpoint, copied_card = self._settings.checkpoint_path(), card_path(self._last_good)
         try:
             weights = checkpoint.read_bytes() if checkpoint.exists() else b""
             if hashlib.sha256(weights).hexdigest() == self.card.sha256:
-                write_atomically(copies[1], self.card.model_dump_json().encode())
-                write_atomically(copies[0], weights)
+                write_atomically(copied_card, self.card.model_dump_json().encode())
+                write_atomically(self._last_good, weights)
         except OSError as error:
             log.warning("a worker that starts anew will need the checkpoint on disk, there is no copy: %s", error)
-            for path in copies:  # one without the other is none
+            for path in (self._last_good, copied_card):  # one without the other is none
                 path.unlink(missing_ok=True)
 
     def _load(self, path: Path) -> "_Serving":

@@ -45,7 +45,7 @@ def run(recipe: Recipe, options: Options) -> None:
     """Train by `recipe`, score on the test images, and write the checkpoint with its card. Raises TrainingError."""
     output, seed = options.output, options.seed
     device = choose_device(options.device)
-    for path in (output, options.promote or output):
+    for path in filter(None, (output, options.promote)):
         check_writable(path)
     versions = {name: version(name) for name in ("torch", "torchvision")} | {"python": platform.python_version()}
     blank = ModelCard(architecture=recipe.architecture)
@@ -78,13 +78,7 @@ def run(recipe: Recipe, options: Options) -> None:
         hardware=describe_hardware(device),
         versions=versions,
     )
-    card = card.model_copy(update={"training": training, "scores": scores})
-    write(output, classifier, card, data)
-    resume_path(output).unlink()
-    if options.promote:
-        say(promote(options.promote, classifier, card, data, options.if_better))
-    else:
-        print_next_steps(options.data, output, data)
+    hand_over(classifier, card.model_copy(update={"training": training, "scores": scores}), data, options)
 
 
 def calibrate(classifier: Classifier, data: Data, images: torch.Tensor) -> ModelCard:
@@ -139,6 +133,16 @@ def print_scores(scores: Scores) -> None:
     width = max(map(len, scores.per_class))
     for name, accuracy in scores.per_class.items():
         say(f"Accuracy for class: {name:{width}} is {100 * accuracy:5.1f} %")
+
+
+def hand_over(classifier: Classifier, card: ModelCard, data: Data, options: Options) -> None:
+    """The checkpoint to where it was asked for, and a word on what to do with it. Raises TrainingError."""
+    write(options.output, classifier, card, data)
+    resume_path(options.output).unlink()
+    if options.promote:
+        say(promote(options.promote, classifier, card, data, options.if_better))
+    else:
+        print_next_steps(options.data, options.output, data)
 
 
 def held_out_path(output: Path) -> Path:
