@@ -4,7 +4,6 @@ import os
 import pty
 import resource
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -132,33 +131,6 @@ def test_the_tutorials_own_lines_load_the_checkpoint_and_score_the_same(cifar_da
     assert scores is not None
     assert scores.accuracy == hits / 500
     assert scores.accuracy > 0.2  # 0.1 would be guessing
-
-
-def test_a_stopped_run_leaves_everything_as_it_was(draw_folder: Draw) -> None:
-    draw_folder()
-    Path("out").mkdir()
-    Path("out/net.pth").write_text("an older checkpoint")
-    # Started in the background of a script, this test would hand an ignored SIGINT down.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "training", "--data", "shapes", "--output", "out/net.pth", "--epochs", "1000000"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-    finally:
-        signal.signal(signal.SIGINT, before)
-    assert process.stdout is not None
-    while not (line := process.stdout.readline()).startswith("[1,"):
-        assert process.poll() is None
-        assert line.rstrip("\n").isprintable()  # without a terminal: no bar, no colours
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=30)
-    left = "out/net.pth was not written: the same command with --resume goes on"
-    assert (process.returncode, errors) == (130, f"cifar-train: stopped; {left}\n")
-    assert sorted(path.name for path in Path("out").iterdir()) == ["net.pth", "net.resume"]
-    assert Path("out/net.pth").read_text() == "an older checkpoint"
 
 
 def test_a_reader_that_leaves_ends_the_run_without_a_traceback(draw_folder: Draw) -> None:

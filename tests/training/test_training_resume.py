@@ -84,3 +84,29 @@ def test_a_disk_that_is_full_ends_the_run_and_leaves_what_was_saved_before(capsy
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert Path("SIGTERM.resume").read_bytes() == before
     assert [name for name in os.listdir() if name.startswith(".SIGTERM")] == []
+
+
+def test_a_stopped_run_leaves_everything_as_it_was() -> None:
+    Path("out").mkdir()
+    Path("out/net.pth").write_text("an older checkpoint")
+    # Started in the background of a script, this test would hand an ignored SIGINT down.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "training", "--data", "shapes", "--output", "out/net.pth", "--epochs", "1000000"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert process.stdout is not None
+    while not (line := process.stdout.readline()).startswith("[1,"):
+        assert process.poll() is None
+        assert line.rstrip("\n").isprintable()  # without a terminal: no bar, no colours
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    left = "out/net.pth was not written: the same command with --resume goes on"
+    assert (process.returncode, errors) == (130, f"cifar-train: stopped; {left}\n")
+    assert sorted(path.name for path in Path("out").iterdir()) == ["net.pth", "net.resume"]
+    assert Path("out/net.pth").read_text() == "an older checkpoint"
