@@ -1,7 +1,7 @@
 """The model card beside a checkpoint's weights: what they are, how they were made and what they score."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
@@ -55,6 +55,7 @@ class ModelCard(_Section):
     std: Rgb = Field((0.5, 0.5, 0.5), description="each channel is divided by it, on the scale 0..1")
     temperature: float = Field(1.0, gt=0, description="logits are divided by it, so that confidence is accuracy")
     flip_average: bool = Field(False, description="whether logits are the mean over an image and its mirror image")
+    precision: Literal["float32", "bfloat16", "float16"] = Field("float32", description="of the network's arithmetic")
     resize: str = Field("centre-square", description="how other sizes become the input: see models/pixels.py")
     sha256: str | None = Field(None, description="of the weights' file")
     training: Training | None = None

@@ -1,5 +1,7 @@
 """Pixels in, probabilities out: a network with its normalisation inside, so that nobody can normalise otherwise."""
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import nn
 
@@ -27,8 +29,14 @@ class Classifier(nn.Module):
     def logits(self, pixels: torch.Tensor) -> torch.Tensor:
         """uint8 [N, H, W, 3] → float32 [N, C], before the temperature."""
         planes = self.normalise(pixels)
-        logits: torch.Tensor = self.net(planes)
-        return (logits + self.net(planes.flip(3))) / 2 if self.card.flip_average else logits
+        with autocast(planes.device, self.card.precision):
+            logits: torch.Tensor = self.net(planes).float()
+            return (logits + self.net(planes.flip(3)).float()) / 2 if self.card.flip_average else logits
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         return (self.logits(pixels) / self.card.temperature).softmax(dim=1)
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
+    """Inside it, convolutions and products of matrices are computed in `precision`; the weights stay float32."""
+    return nullcontext() if precision == "float32" else torch.autocast(device.type, getattr(torch, precision))

@@ -9,7 +9,7 @@ from models.card import Scores
 from models.classifier import Classifier
 from training.errors import TrainingError
 
-BATCH = 1000  # images a forward pass: past the point where more is faster, and 12 MB of floats
+_BATCH = 1000  # images of 32×32 a forward pass: past the point where more is faster, and 12 MB of floats
 CALIBRATION_BINS = 15
 _TEMPERATURES = (0.5, 5.0)  # images that are few, or all classified right, would draw it to 0: to boundless confidence
 
@@ -21,7 +21,8 @@ def logits_of(classifier: Classifier, pixels: torch.Tensor, images: torch.Tensor
     Raises TrainingError where they are no numbers.
     """
     device = classifier.mean.device
-    logits = torch.cat([classifier.logits(pixels[batch].to(device)).cpu() for batch in torch.split(images, BATCH)])
+    batches = torch.split(images, max(1, _BATCH * 32**2 // classifier.card.input_size**2))
+    logits = torch.cat([classifier.logits(pixels[batch].to(device)).cpu() for batch in batches])
     if not logits.isfinite().all():
         raise TrainingError(
             "the trained network answers NaN: try another --seed, or a recipe with a lower learning rate"

@@ -9,11 +9,12 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from models.classifier import Classifier
+from models.classifier import Classifier, autocast
 from training.recipe import Recipe
 
 _FEW_IMAGES = 16
-_WARM_UP, _TRIALS = 3, 5
+_TRIAL_IMAGES = 128  # at most: what is faster for them is so for more
+_TRIALS, _TRIALS_S = 8, 0.5  # for each candidate; a slow one shows itself at once
 
 
 class Execution(NamedTuple):
@@ -53,7 +54,8 @@ def choose(classifier: Classifier, recipe: Recipe) -> Execution:
         return _SMALL_BATCHES  # untried, so that a seed gives the same bytes every time
     threads = sorted({1, torch.get_num_threads()})
     candidates = [_SMALL_BATCHES, *(Execution(count, onednn=True, channels_last=True) for count in threads)]
-    pixels = torch.zeros((recipe.batch_size, *[classifier.card.input_size] * 2, 3), dtype=torch.uint8)
+    count, size = min(recipe.batch_size, _TRIAL_IMAGES), classifier.card.input_size
+    pixels = torch.zeros((count, size, size, 3), dtype=torch.uint8)
     return min(candidates, key=lambda execution: _seconds(execution, classifier, pixels))
 
 
@@ -67,9 +69,13 @@ def _seconds(execution: Execution, classifier: Classifier, pixels: torch.Tensor)
     """For one step, at best; of a copy, so that trying leaves no trace."""
     trial = copy.deepcopy(classifier)
     _apply(execution, trial.net)
-    inputs, trials = trial.normalise(pixels), []
-    for _ in range(_WARM_UP + _TRIALS):
+    inputs = trial.normalise(pixels)
+    trials: list[float] = []
+    give_up_at = time.perf_counter() + _TRIALS_S
+    while len(trials) < 2 or (len(trials) < _TRIALS and time.perf_counter() < give_up_at):
         started = time.perf_counter()
-        trial.net(inputs).logsumexp(dim=1).mean().backward()
+        with autocast(inputs.device, classifier.card.precision):
+            outputs = trial.net(inputs)
+        outputs.float().logsumexp(dim=1).mean().backward()
         trials.append(time.perf_counter() - started)
-    return min(trials[_WARM_UP:])
+    return min(trials)

@@ -6,36 +6,37 @@ picked, augmented and normalised at once, which leaves most of the time to the n
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from functools import partial
 from statistics import fmean
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
-from torch.optim.lr_scheduler import LambdaLR
 
 from models.classifier import Classifier
 from training.augmentation import Augmentation
 from training.errors import TrainingError
+from training.evaluation import logits_of
 from training.execution import Execution, fastest_execution
+from training.history import Epoch
 from training.progress import progress_bar
 from training.recipe import Recipe
 from training.resume import SavedRun, signals_put_off
+from training.updates import Updates
 
 _WINDOW_IMAGES = 400  # normalised at once: enough to make it cheap, few enough to stay in the processor's cache
-_RISE = 0.2  # the part of the updates in which a triangle's learning rate rises
 
 Report = Callable[[int, int, float], None]
+OnEpoch = Callable[[Epoch], object]
 
 
 class Examples(NamedTuple):
-    """On the CPU: pixels uint8 [N, H, W, 3], labels int64 [N], and which of them to train on, `images` int64 [n]."""
+    """On the CPU: pixels uint8 [N, H, W, 3], labels int64 [N], and which of them to train on and to validate with."""
 
     pixels: torch.Tensor
     labels: torch.Tensor
-    images: torch.Tensor
+    images: torch.Tensor  # int64 [n]
+    validation: torch.Tensor = torch.empty(0, dtype=torch.int64)
 
 
 def train(
@@ -44,16 +45,18 @@ def train(
     recipe: Recipe,
     seed: int,
     report: Report,
+    on_epoch: OnEpoch = lambda epoch: None,
     saved: SavedRun | None = None,
     resume: bool = False,
-) -> float:
-    """Train `classifier` in place, on its own device, by `recipe`. Returns the seconds, those before a `resume` too.
+) -> list[Epoch]:
+    """Train `classifier` in place, on its own device, by `recipe`. Returns its epochs, those before a `resume` too.
 
     `seed` sets the order of the images and what is drawn to augment them. `report` is called with the epoch and the
     mini-batch, both from 1, and the mean loss since the last report: every `recipe.report_every` mini-batches, and at
-    the end of an epoch that is shorter than that. The run is written to `saved` after every epoch and where a signal
-    ends it; with `resume` it goes on from there, to the very weights that it would have come to without a stop.
-    Raises TrainingError where the loss stops being a number, or the run cannot be saved or gone on with.
+    the end of an epoch that is shorter than that; `on_epoch` after every epoch. The run is written to `saved` after
+    every epoch and where a signal ends it; with `resume` it goes on from there, to the very weights that it would have
+    come to without a stop. Raises TrainingError where the loss stops being a number, or the run cannot be saved or gone
+    on with.
     """
     state = saved.load() if saved and resume else None
     classifier.train()
@@ -67,14 +70,17 @@ def train(
             run.restore(state)
             advance((run.epoch - 1) * len(examples.images) + run.windows * run.window_images, "")
         while run.epoch <= recipe.epochs and not told_to_stop():
+            epochs = len(run.history)
             for losses in run.rest_of_epoch(report):
                 advance(len(losses) * recipe.batch_size, f"epoch {run.epoch}/{recipe.epochs}  loss {fmean(losses):.3f}")
                 if told_to_stop():
                     break
             if saved:
                 saved.save(run.state())
+            for epoch in run.history[epochs:]:
+                on_epoch(epoch)
     classifier.eval()
-    return run.seconds
+    return run.history
 
 
 class Run:
@@ -83,44 +89,48 @@ class Run:
     def __init__(
         self, classifier: Classifier, examples: Examples, recipe: Recipe, seed: int, execution: Execution
     ) -> None:
+        self.history: list[Epoch] = []
         self.epoch, self.windows, self.seconds = 1, 0, 0.0
         self.window_images = max(1, _WINDOW_IMAGES // recipe.batch_size) * recipe.batch_size
-        self._batches, self._running_loss = 0, 0.0  # of this epoch; since the last report
+        self._batches, self._loss, self._running_loss = (
+            0,
+            0.0,
+            0.0,
+        )  # of this epoch, its sum, that since the last report
         self._classifier, self._recipe, self._execution = classifier, recipe, execution
-        self._pixels, self._labels, self._images = _near(examples.pixels, classifier.mean.device), *examples[1:]
+        self._examples = examples._replace(pixels=_near(examples.pixels, classifier.mean.device))
         # On the CPU, so that every device sees the same images in one order.
         self._draws = torch.Generator().manual_seed(seed)
-        self._augment = Augmentation(recipe, len(self._labels), self._draws)
+        self._augment = Augmentation(recipe, len(examples.labels), self._draws)
         self._epochs_draws = self._draws.get_state()  # as they were when the epoch began
-        self._optimizer = make_optimizer(classifier.net, recipe)
-        updates = recipe.epochs * math.ceil(len(self._images) / recipe.batch_size)
-        self._schedule = LambdaLR(self._optimizer, partial(learning_rate_factor, recipe, updates))
+        self._update = Updates(classifier, recipe, recipe.epochs * math.ceil(len(examples.images) / recipe.batch_size))
 
     def state(self) -> dict[str, Any]:
         """Plain values and tensors, for `restore`."""
         return {
             "net": self._classifier.net.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
-            "schedule": self._schedule.state_dict(),
+            "updates": self._update.state(),
             "draws": self._draws.get_state(),
             "epochs_draws": self._epochs_draws,
             "execution": tuple(self._execution),  # another number of threads adds up in another order
-            "place": (self.epoch, self.windows, self.seconds, self._batches, self._running_loss),
+            "place": (self.epoch, self.windows, self.seconds, self._batches, self._loss, self._running_loss),
+            "history": [tuple(epoch) for epoch in self.history],
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         self._classifier.net.load_state_dict(state["net"])
-        self._optimizer.load_state_dict(state["optimizer"])
-        self._schedule.load_state_dict(state["schedule"])
+        self._update.restore(state["updates"])
         self._draws.set_state(state["draws"])
         self._epochs_draws = state["epochs_draws"]
-        self.epoch, self.windows, self.seconds, self._batches, self._running_loss = state["place"]
+        self.epoch, self.windows, self.seconds, self._batches, self._loss, self._running_loss = state["place"]
+        self.history = [Epoch(*epoch) for epoch in state["history"]]
 
     def rest_of_epoch(self, report: Report) -> Iterator[list[float]]:
         """Goes on to the end of the epoch. Yields, after every window, the losses of its batches."""
         draws = torch.Generator()
         draws.set_state(self._epochs_draws)
-        order = self._images[torch.randperm(len(self._images), generator=draws)]
+        images = self._examples.images
+        order = images[torch.randperm(len(images), generator=draws)]
         if not self.windows:
             self._draws.set_state(draws.get_state())
         started, seconds = time.perf_counter(), self.seconds
@@ -132,22 +142,35 @@ class Run:
             _refuse_divergence(losses, self.epoch, self._recipe)
             self._report(losses, report, last=self.windows == len(windows))
             yield losses
-        self.epoch, self.windows, self._batches, self._running_loss = self.epoch + 1, 0, 0, 0.0
+        loss = self._loss / self._batches
+        self.history.append(Epoch(self.epoch, loss, self._update.learning_rate, self._validate(), self.seconds))
+        self.epoch, self.windows, self._batches, self._loss, self._running_loss = self.epoch + 1, 0, 0, 0.0, 0.0
         self._epochs_draws = self._draws.get_state()
 
     def _train_on(self, images: torch.Tensor) -> list[float]:
         """int64 [n] → the losses of their batches."""
         device = self._classifier.mean.device
-        pixels = self._augment(self._pixels[images.to(self._pixels.device)].to(device), images, self.epoch)
-        inputs, targets = self._classifier.normalise(pixels), self._labels[images].to(device)
+        pixels = self._examples.pixels[images.to(self._examples.pixels.device)].to(device)
+        inputs = self._classifier.normalise(self._augment(pixels, images, self.epoch))
+        targets = self._examples.labels[images].to(device)
         batches = zip(*(torch.split(part, self._recipe.batch_size) for part in (inputs, targets)), strict=True)
-        criterion = nn.CrossEntropyLoss(label_smoothing=self._recipe.label_smoothing)
-        return update(self._classifier.net, criterion, self._optimizer, self._schedule, batches)
+        return self._update(batches)
+
+    def _validate(self) -> float | None:
+        """The accuracy on the validation images, where there are any."""
+        _, labels, _, validation = self._examples
+        if not len(validation):
+            return None
+        self._classifier.eval()
+        predicted = logits_of(self._classifier, self._examples.pixels, validation).argmax(dim=1)
+        self._classifier.train()
+        return float((predicted == labels[validation]).double().mean())
 
     def _report(self, losses: list[float], report: Report, last: bool) -> None:
         every = self._recipe.report_every or math.inf
         for loss in losses:
-            self._batches, self._running_loss = self._batches + 1, self._running_loss + loss
+            self._batches += 1
+            self._loss, self._running_loss = self._loss + loss, self._running_loss + loss
             if self._batches % every == 0:
                 report(self.epoch, self._batches, self._running_loss / every)
                 self._running_loss = 0.0
@@ -155,48 +178,11 @@ class Run:
             report(self.epoch, self._batches, self._running_loss / self._batches)
 
 
-def update(
-    net: nn.Module,
-    criterion: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    schedule: LambdaLR,
-    batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
-) -> list[float]:
-    """One update for each batch of inputs, float32 [B, 3, H, W], and targets, int64 [B]; returns their losses."""
-    losses = []
-    for inputs, targets in batches:
-        optimizer.zero_grad()
-        outputs = net(inputs)
-        loss = criterion(outputs, targets)
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        losses.append(loss.detach())  # read below: reading it here would wait for the device at every step
-    read: list[float] = torch.stack(losses).tolist()
-    return read
-
-
 def _near(pixels: torch.Tensor, device: torch.device) -> torch.Tensor:
     """On the device where they leave it half of its free memory; else where they are, from where windows are sent."""
     if device.type == "cuda" and pixels.nbytes > torch.cuda.mem_get_info(device)[0] / 2:
         return pixels
     return pixels.to(device)
-
-
-def make_optimizer(net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    # fused: one kernel for all parameters; the update is the optimizer's own.
-    rate, decay = recipe.learning_rate, recipe.weight_decay
-    if recipe.optimizer == "adam":
-        return torch.optim.Adam(net.parameters(), rate, weight_decay=decay, fused=True)
-    return torch.optim.SGD(net.parameters(), rate, recipe.momentum, 0, decay, recipe.nesterov, fused=True)
-
-
-def learning_rate_factor(recipe: Recipe, updates: int, done: int) -> float:
-    """What the recipe's learning rate is multiplied by when so many of its `updates` are done."""
-    if recipe.schedule == "constant":
-        return 1.0
-    rise = _RISE * updates
-    return min((done + 1) / rise, (updates - done) / (updates - rise))
 
 
 def _refuse_divergence(losses: list[float], epoch: int, recipe: Recipe) -> None:

@@ -33,6 +33,9 @@ class Recipe:
     )
     momentum: float = Field(default=0.9, ge=0, lt=1, description="part of the last step that is taken again (sgd)")
     nesterov: bool = Field(default=True, description="whether the gradient is the one after the momentum's step (sgd)")
+    norm_bias_factor: float = Field(
+        default=1, gt=0, description="the learning rate of normalisations' biases is so many times that of the others"
+    )
     weight_decay: float = Field(default=0, ge=0, description="part of a weight that is added to its gradient")
     label_smoothing: float = Field(default=0, ge=0, lt=1, description="probability that is spread over all classes")
 
@@ -44,6 +47,10 @@ class Recipe:
     flip_average: bool = Field(
         default=False, description="whether answers are the mean over an image and its mirror image, at twice the work"
     )
+    precision: Literal["float32", "bfloat16", "float16"] = Field(
+        default="float32", description="of the network's arithmetic: float32, bfloat16 or float16"
+    )
+    compile: bool = Field(default=False, description="whether torch.compile makes the network faster, after minutes")
     report_every: int = Field(default=0, ge=0, description="mini-batches between two lines of loss; 0 is an epoch")
 
 
@@ -85,4 +92,39 @@ NET_BEST = Recipe(
     translate=2,
 )
 
-RECIPES = {recipe.name: recipe for recipe in (TUTORIAL, NET_BEST)}
+# https://github.com/KellerJordan/cifar10-airbench: its 94 % recipe, for batches that stay in a processor's cache.
+FAST = Recipe(
+    name="fast",
+    summary="a network made for it, in minutes",
+    architecture="airbench",
+    epochs=10,
+    batch_size=512,
+    validation=0.02,
+    learning_rate=0.75,
+    momentum=0.85,
+    norm_bias_factor=64,
+    weight_decay=1.33e-3,
+    label_smoothing=0.2,
+    flip="alternating",
+    translate=2,
+    flip_average=True,
+    precision="bfloat16",
+)
+
+RESNET18 = Recipe(
+    name="resnet18",
+    summary="torchvision's ResNet-18 with a stem for small pictures; wants a GPU",
+    architecture="resnet18",
+    epochs=30,
+    batch_size=128,
+    validation=0.02,
+    learning_rate=0.1,
+    weight_decay=5e-4,
+    label_smoothing=0.1,
+    flip="random",
+    translate=4,
+    cutout=8,
+    precision="bfloat16",
+)
+
+RECIPES = {recipe.name: recipe for recipe in (TUTORIAL, NET_BEST, FAST, RESNET18)}

@@ -19,10 +19,13 @@ from models.classifier import Classifier
 from training.data import Data, hold_back, load
 from training.errors import TrainingError
 from training.evaluation import evaluate, fit_temperature, logits_of
+from training.history import Epoch
 from training.loop import Examples, train
 from training.promotion import promote
 from training.recipe import Recipe
 from training.resume import SavedRun
+
+_INITIALISE_BY = 5000  # training images
 
 say = partial(print, flush=True)  # in a pipe or a log file too, a line appears when it is said
 
@@ -54,12 +57,16 @@ def run(recipe: Recipe, options: Options) -> None:
 
     training_images, validation_images = hold_back(data, recipe.validation)
     torch.manual_seed(seed)
-    card = blank.model_copy(update={"classes": data.classes, "flip_average": recipe.flip_average})
-    classifier = Classifier(build(card.architecture, num_classes=len(card.classes)), card).to(device)
+    answers = {"flip_average": recipe.flip_average, "precision": recipe.precision}
+    card = blank.model_copy(update={"classes": data.classes, **answers})
+    classifier = Classifier(build(card.architecture, num_classes=len(card.classes)), card)
+    initialise(classifier, data.pixels[training_images[:_INITIALISE_BY]])
+    classifier.to(device)
     say(f"Training {recipe.architecture} by recipe {recipe.name} on {device}, seed {seed}")
-    examples = Examples(data.pixels, data.labels, training_images)
+    examples = Examples(data.pixels, data.labels, training_images, validation_images)
     saved = SavedRun(resume_path(output), {"recipe": asdict(recipe), "seed": seed, "data": data.fingerprint})
-    seconds = train(classifier, examples, recipe, seed, print_running_loss, saved, options.resume)
+    epochs = train(classifier, examples, recipe, seed, print_running_loss, print_epoch, saved, options.resume)
+    seconds = epochs[-1].seconds
     say(f"Finished Training: {seconds:.1f} s, {recipe.epochs * len(training_images) / seconds:.0f} images/s")
 
     if len(validation_images):
@@ -79,6 +86,20 @@ def run(recipe: Recipe, options: Options) -> None:
         versions=versions,
     )
     hand_over(classifier, card.model_copy(update={"training": training, "scores": scores}), data, options)
+
+
+def initialise(classifier: Classifier, pixels: torch.Tensor) -> None:
+    """The weights that an architecture starts from, where it has other ones than drawn ones. Raises TrainingError."""
+    net_initialise = getattr(classifier.net, "initialise", None)
+    if net_initialise is None:
+        return
+    try:
+        with torch.no_grad():
+            net_initialise(classifier.normalise(pixels))
+    except OSError as error:
+        raise TrainingError(
+            f"the weights to start from could not be fetched ({error}): choose another architecture"
+        ) from None
 
 
 def calibrate(classifier: Classifier, data: Data, images: torch.Tensor) -> ModelCard:
@@ -122,6 +143,11 @@ def describe_hardware(device: torch.device) -> str:
 
 def print_running_loss(epoch: int, batch: int, loss: float) -> None:
     say(f"[{epoch}, {batch:5d}] loss: {loss:.3f}")
+
+
+def print_epoch(epoch: Epoch) -> None:
+    if epoch.accuracy is not None:
+        say(f"Epoch {epoch.number}: {100 * epoch.accuracy:.1f} % of the validation images, {epoch.seconds:.0f} s")
 
 
 def print_scores(scores: Scores) -> None:

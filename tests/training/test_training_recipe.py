@@ -8,8 +8,8 @@ import pytest
 
 from models.checkpoint import load
 from training.__main__ import main
-from training.loop import learning_rate_factor
 from training.recipe import FIELDS, NET_BEST, RECIPES, TUTORIAL
+from training.updates import learning_rate_factor
 
 
 def test_a_recipe_with_validation_images_puts_its_temperature_into_the_card(

@@ -1,0 +1,106 @@
+"""How the weights change: the loss, the optimizer, its schedule, and the precision of the arithmetic."""
+
+import copy
+import sys
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+
+from models.classifier import Classifier, autocast
+from training.recipe import Recipe
+
+_RISE = 0.2  # the part of the updates in which a triangle's learning rate rises
+_FIRST_SCALE = 1024.0  # of float16 gradients: torch's own 65536 overflows at first, which skips updates
+
+Network = Callable[[torch.Tensor], torch.Tensor]
+
+
+class Updates:
+    """The `count` updates of a run by `recipe`; each is one call of the optimizer."""
+
+    def __init__(self, classifier: Classifier, recipe: Recipe, count: int) -> None:
+        self._recipe, self._device = recipe, classifier.mean.device
+        self._net: Network = compiled(classifier, recipe) if recipe.compile else classifier.net
+        self._criterion = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
+        self._optimizer = make_optimizer(classifier.net, recipe)
+        self._schedule = LambdaLR(self._optimizer, partial(learning_rate_factor, recipe, count))
+        scaled = recipe.precision == "float16"  # its smallest numbers would be 0 unscaled
+        self._scaler = torch.amp.GradScaler(self._device.type, _FIRST_SCALE, enabled=scaled)
+
+    @property
+    def learning_rate(self) -> float:
+        return float(self._schedule.get_last_lr()[-1])
+
+    def __call__(self, batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> list[float]:
+        """One update for each batch of inputs, float32 [B, 3, H, W], and targets, int64 [B]; returns their losses."""
+        losses = []
+        for inputs, targets in batches:
+            self._optimizer.zero_grad()
+            with autocast(self._device, self._recipe.precision):
+                outputs = self._net(inputs)
+            loss = self._criterion(outputs.float(), targets)
+            self._scaler.scale(loss).backward()
+            self._scaler.step(self._optimizer)
+            self._scaler.update()
+            self._schedule.step()
+            losses.append(loss.detach())  # read below: reading it here would wait for the device at every step
+        read: list[float] = torch.stack(losses).tolist()
+        return read
+
+    def state(self) -> dict[str, Any]:
+        """Plain values and tensors, for `restore`."""
+        parts = (self._optimizer, self._schedule, self._scaler)
+        return {type(part).__name__: part.state_dict() for part in parts}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        for part in (self._optimizer, self._schedule, self._scaler):
+            part.load_state_dict(state[type(part).__name__])
+
+
+def make_optimizer(net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    rate, decay, factor = recipe.learning_rate, recipe.weight_decay, recipe.norm_bias_factor
+    norms = [module for module in net.modules() if isinstance(module, nn.modules.batchnorm._NormBase)]
+    biases = {norm.bias for norm in norms if norm.bias is not None}
+    groups: list[
+        dict[str, Any]
+    ] = [  # the same decay at an update for all, which is what learning rate and decay come to
+        {"params": list(biases), "lr": rate * factor, "weight_decay": decay / factor},
+        {"params": [parameter for parameter in net.parameters() if parameter not in biases]},
+    ]
+    # fused: one kernel for all parameters; the update is the optimizer's own.
+    if recipe.optimizer == "adam":
+        return torch.optim.Adam(groups, rate, weight_decay=decay, fused=True)
+    return torch.optim.SGD(groups, rate, recipe.momentum, 0, decay, recipe.nesterov, fused=True)
+
+
+def learning_rate_factor(recipe: Recipe, updates: int, done: int) -> float:
+    """What the recipe's learning rate is multiplied by when so many of its `updates` are done."""
+    if recipe.schedule == "constant":
+        return 1.0
+    rise = _RISE * updates
+    return min((done + 1) / rise, (updates - done) / (updates - rise))
+
+
+def compiled(classifier: Classifier, recipe: Recipe) -> Network:
+    """By torch.compile; where that fails here (it needs a C++ compiler, or Triton), the network as it is, saying so."""
+    net, size = torch.compile(classifier.net), classifier.card.input_size
+    before = copy.deepcopy(classifier.net.state_dict())
+    inputs = classifier.normalise(
+        torch.zeros(recipe.batch_size, size, size, 3, dtype=torch.uint8).to(classifier.mean.device)
+    )
+    try:
+        with autocast(inputs.device, recipe.precision):
+            outputs = net(inputs)
+        outputs.float().logsumexp(dim=1).mean().backward()
+    except Exception as error:  # whatever its many parts raise
+        reason = str(error).strip().splitlines()[0]
+        print(f"Training without --compile, since torch.compile fails here: {reason}", file=sys.stderr)
+        return classifier.net
+    finally:
+        classifier.net.load_state_dict(before)  # what the trial did to normalisations
+        classifier.net.zero_grad()
+    return net
