@@ -3,7 +3,7 @@
 `cifar-train RECIPE --field value` changes a field; `cifar-train RECIPE --list` shows them all.
 """
 
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from typing import Any, Literal
 
 from pydantic import Field
@@ -111,6 +111,18 @@ FAST = Recipe(
     precision="bfloat16",
 )
 
+STRONG = replace(
+    FAST,
+    name="strong",
+    summary="the same network, trained for long: what ships as the default",
+    epochs=60,
+    batch_size=256,
+    learning_rate=0.3,
+    weight_decay=1e-3,
+    translate=4,
+    cutout=8,
+)
+
 RESNET18 = Recipe(
     name="resnet18",
     summary="torchvision's ResNet-18 with a stem for small pictures; wants a GPU",
@@ -127,4 +139,4 @@ RESNET18 = Recipe(
     precision="bfloat16",
 )
 
-RECIPES = {recipe.name: recipe for recipe in (TUTORIAL, NET_BEST, FAST, RESNET18)}
+RECIPES = {recipe.name: recipe for recipe in (TUTORIAL, NET_BEST, FAST, STRONG, RESNET18)}

@@ -33,7 +33,7 @@ class Block(nn.Module):
 class Airbench(nn.Module):
     """float32 [N, 3, H, W], normalised, H and W at least 9 → logits float32 [N, num_classes]."""
 
-    def __init__(self, num_classes: int = 10, widths: tuple[int, int, int] = (64, 128, 256)) -> None:
+    def __init__(self, num_classes: int = 10, widths: tuple[int, int, int] = (48, 128, 256)) -> None:
         super().__init__()
         whitened = 2 * 3 * _PATCH**2
         self.stem = nn.Conv2d(3, whitened, _PATCH, bias=False)

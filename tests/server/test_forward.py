@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from models.architectures import build
 from models.architectures.net import Net
 from models.card import ModelCard
 from models.checkpoint import CheckpointError
@@ -43,6 +44,18 @@ def test_the_way_that_is_fastest_here_gives_the_networks_own_probabilities(net: 
         with torch.inference_mode():
             expected = classifier(torch.tensor(pixels)).numpy()
         np.testing.assert_allclose(forward(pixels), expected, atol=1e-6)
+
+
+def test_a_network_of_another_precision_answers_in_that_or_more_exactly() -> None:
+    torch.manual_seed(0)
+    classifier = Classifier(build("airbench", num_classes=10), ModelCard(architecture="airbench", precision="bfloat16"))
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 32, 32, 3), dtype=np.uint8)
+    with torch.inference_mode():
+        expected = classifier.eval()(torch.tensor(pixels)).numpy()
+    probabilities = make_forward(classifier, CPU, "eager", threads=1)(pixels)
+    assert np.abs(probabilities - expected).max() < 0.01
+    pytest.importorskip("onnxruntime")
+    assert np.abs(make_forward(classifier, CPU, "onnxruntime", threads=1)(pixels) - expected).max() < 0.01
 
 
 def test_of_the_ways_to_run_a_network_the_fastest_that_works_is_taken() -> None:
