@@ -25,7 +25,7 @@ from training.promotion import promote
 from training.recipe import Recipe
 from training.resume import SavedRun
 
-_INITIALISE_BY = 5000  # training images
+_INITIALISE_BY = 5000  # training images at most
 
 say = partial(print, flush=True)  # in a pipe or a log file too, a line appears when it is said
 
@@ -60,7 +60,7 @@ def run(recipe: Recipe, options: Options) -> None:
     answers = {"flip_average": recipe.flip_average, "precision": recipe.precision}
     card = blank.model_copy(update={"classes": data.classes, **answers})
     classifier = Classifier(build(card.architecture, num_classes=len(card.classes)), card)
-    initialise(classifier, data.pixels[training_images[:_INITIALISE_BY]])
+    initialise(classifier, data, training_images)
     classifier.to(device)
     say(f"Training {recipe.architecture} by recipe {recipe.name} on {device}, seed {seed}")
     examples = Examples(data.pixels, data.labels, training_images, validation_images)
@@ -88,14 +88,14 @@ def run(recipe: Recipe, options: Options) -> None:
     hand_over(classifier, card.model_copy(update={"training": training, "scores": scores}), data, options)
 
 
-def initialise(classifier: Classifier, pixels: torch.Tensor) -> None:
+def initialise(classifier: Classifier, data: Data, images: torch.Tensor) -> None:
     """The weights that an architecture starts from, where it has other ones than drawn ones. Raises TrainingError."""
     net_initialise = getattr(classifier.net, "initialise", None)
     if net_initialise is None:
         return
     try:
         with torch.no_grad():
-            net_initialise(classifier.normalise(pixels))
+            net_initialise(classifier.normalise(data.pixels[images[:_INITIALISE_BY]]))
     except OSError as error:
         raise TrainingError(
             f"the weights to start from could not be fetched ({error}): choose another architecture"

@@ -1,0 +1,98 @@
+"""What our recipes score and cost, over several seeds, beside airbench94 on the same images in the same hours.
+
+    CIFAR_DATA=data python -m benchmarks.recipes --seeds 5 net-best fast
+
+They take turns, seed by seed. Images are read before the clock starts; no test image was used to choose a recipe.
+"""
+
+import argparse
+import os
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from benchmarks import airbench94
+from models.architectures import build
+from models.card import ModelCard
+from models.classifier import Classifier
+from training.data import Data, hold_back, load_folder
+from training.evaluation import evaluate
+from training.loop import Examples, train
+from training.recipe import RECIPES, Recipe, change
+from training.run import initialise
+
+
+class Result(NamedTuple):
+    accuracy: float
+    averaged: float  # over an image and its mirror image, of airbench94 over its six views
+    seconds: float
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.recipes", description="What recipes score and cost.")
+    parser.add_argument("names", nargs="*", default=["net-best", "fast"], metavar="RECIPE[:FIELD=VALUE...]")
+    parser.add_argument("--seeds", type=int, default=1, help="runs of each (%(default)s)")
+    parser.add_argument("--first", type=int, default=0, help="the first seed (%(default)s)")
+    options = parser.parse_args(argv)
+    data = load_folder(Path(os.environ.get("CIFAR_DATA", "data")), size=32)
+    runs: dict[str, Callable[[int], Result]] = {name: recipe_run(name, data) for name in options.names}
+    if any("airbench" in recipe_of(name).architecture for name in options.names):
+        runs["airbench94"] = lambda seed: run_airbench94(data, seed)
+    results: dict[str, list[Result]] = {name: [] for name in runs}
+    for seed in range(options.first, options.first + options.seeds):
+        for name, run in runs.items():
+            results[name].append(run(seed))
+            print(f"{name}, seed {seed}: {describe([results[name][-1]])}", flush=True)
+    print(f"{os.cpu_count()} cores, torch {torch.__version__}; {len(data.test)} test images")
+    for name, them in results.items():
+        print(f"{name:24} {describe(them)} (n = {len(them)})")
+    return 0
+
+
+def describe(results: list[Result]) -> str:
+    def percent(values: list[float]) -> str:
+        spread = f" ± {100 * statistics.stdev(values):.2f}" if len(values) > 1 else ""
+        return f"{100 * statistics.mean(values):.2f}{spread} %"
+
+    accuracy, averaged, seconds = (list(column) for column in zip(*results, strict=True))
+    return f"{percent(accuracy)}, averaged {percent(averaged)}, {statistics.median(seconds):.0f} s"
+
+
+def recipe_of(name: str) -> Recipe:
+    """`net-best:epochs=170` is that recipe with that field."""
+    name, *changes = name.split(":")
+    return change(RECIPES[name], dict(pair.split("=") for pair in changes))
+
+
+def recipe_run(name: str, data: Data) -> Callable[[int], Result]:
+    recipe = recipe_of(name)
+    images, validation = hold_back(data, recipe.validation)
+
+    def run(seed: int) -> Result:
+        torch.manual_seed(seed)
+        card = ModelCard(architecture=recipe.architecture, classes=data.classes, precision=recipe.precision)
+        classifier = Classifier(build(recipe.architecture, num_classes=len(data.classes)), card)
+        initialise(classifier, data, images)
+        examples = Examples(data.pixels, data.labels, images, validation)
+        epochs = train(classifier, examples, recipe, seed, report=lambda epoch, batch, loss: None)
+        plain = evaluate(classifier, data.pixels, data.labels, data.test, data.name).accuracy
+        classifier.card = card.model_copy(update={"flip_average": True})
+        averaged = evaluate(classifier, data.pixels, data.labels, data.test, data.name).accuracy
+        return Result(plain, averaged, epochs[-1].seconds)
+
+    return run
+
+
+def run_airbench94(data: Data, seed: int) -> Result:
+    classifier = Classifier(airbench94.Net(), ModelCard())
+    inputs = classifier.normalise(data.pixels)
+    net, seconds = airbench94.train(inputs[data.train], data.labels[data.train], seed)
+    return Result(*airbench94.accuracy(net, inputs[data.test], data.labels[data.test]), seconds)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
