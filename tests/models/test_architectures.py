@@ -1,0 +1,30 @@
+"""Networks take the sizes that they say, and start from what they are said to start from."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from models.architectures import build
+from models.architectures.airbench import Airbench
+
+
+@pytest.mark.parametrize(
+    ("name", "sides"), [("net", (32,)), ("airbench", (9, 32, 65)), ("resnet18", (32, 40)), ("resnet18-imagenet", (64,))]
+)
+def test_a_network_answers_pictures_of_the_sizes_it_takes(name: str, sides: tuple[int, ...]) -> None:
+    net = build(name, num_classes=3).eval()
+    for side in sides:
+        assert net(torch.zeros(2, 3, side, side)).shape == (2, 3)
+
+
+def test_the_stem_of_airbench_whitens_the_patches_of_the_images_it_starts_from() -> None:
+    draws = torch.Generator().manual_seed(0)
+    images = F.avg_pool2d(torch.randn(50, 3, 40, 40, generator=draws), 3, 1)  # neighbours that are alike
+    net = Airbench()
+    with torch.no_grad():
+        net.initialise(images)
+        answers = net.stem(images).permute(1, 0, 2, 3).flatten(1)
+    half = len(answers) // 2
+    assert torch.equal(answers[:half], -answers[half:])
+    correlation = answers[:half] @ answers[:half].T / answers.shape[1]
+    torch.testing.assert_close(correlation, torch.eye(half), atol=0.05, rtol=0)

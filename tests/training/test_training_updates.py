@@ -1,0 +1,76 @@
+"""Learning rates, precision and compilation do to the weights what the recipe says."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+
+from models.architectures import build
+from models.card import ModelCard
+from models.classifier import Classifier
+from training.recipe import FAST, TUTORIAL, Recipe
+from training.updates import Updates, compiled, make_optimizer
+
+BATCH = (torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(0)), torch.arange(8))
+
+
+@pytest.fixture(autouse=True)
+def same_weights_at_first() -> Iterator[None]:
+    torch.manual_seed(0)
+    yield
+    torch._dynamo.reset()
+
+
+def classifier_of(recipe: Recipe) -> Classifier:
+    card = ModelCard(architecture=recipe.architecture, precision=recipe.precision)
+    return Classifier(build(recipe.architecture, num_classes=10), card)
+
+
+def test_only_the_biases_of_normalisations_learn_faster_and_all_decay_alike() -> None:
+    net = build("airbench", num_classes=10)
+    optimizer = make_optimizer(net, FAST)
+    rates = {id(weight): group["lr"] for group in optimizer.param_groups for weight in group["params"]}
+    decays = [group["lr"] * group["weight_decay"] for group in optimizer.param_groups]
+    assert decays == pytest.approx([FAST.learning_rate * FAST.weight_decay] * 2)
+    for name, parameter in net.named_parameters():
+        fast = "norm" in name and name.endswith("bias")
+        assert rates[id(parameter)] == FAST.learning_rate * (64 if fast else 1), name
+
+
+def test_what_a_network_holds_fixed_stays_as_it_was() -> None:
+    classifier = classifier_of(FAST)
+    before = {name: value.clone() for name, value in classifier.net.named_parameters()}
+    Updates(classifier.train(), FAST, count=2)([BATCH, BATCH])
+    for name, parameter in classifier.net.named_parameters():
+        assert torch.equal(parameter, before[name]) != parameter.requires_grad, name
+
+
+def test_bfloat16_makes_nearly_the_same_updates_and_leaves_float32_weights() -> None:
+    losses = {}
+    for precision in ("float32", "bfloat16"):
+        torch.manual_seed(0)
+        recipe = replace(TUTORIAL, precision=precision, learning_rate=0.01)
+        classifier = classifier_of(recipe).train()
+        losses[precision] = Updates(classifier, recipe, count=20)([BATCH] * 20)
+        assert {parameter.dtype for parameter in classifier.net.parameters()} == {torch.float32}
+    assert losses["bfloat16"] != losses["float32"]
+    assert losses["bfloat16"] == pytest.approx(losses["float32"], abs=0.05)
+    assert losses["float32"][-1] < losses["float32"][0] - 0.05
+
+
+def test_where_nothing_can_be_compiled_the_network_trains_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import torch._inductor.config as inductor
+
+    monkeypatch.setattr(inductor.cpp, "cxx", ("/no/such/compiler",))
+    monkeypatch.setattr(inductor, "force_disable_caches", True)
+    classifier = classifier_of(replace(FAST, precision="float32"))
+    before = {name: value.clone() for name, value in classifier.net.state_dict().items()}
+    assert compiled(classifier.train(), replace(FAST, precision="float32", batch_size=2)) is classifier.net
+    said = capsys.readouterr().err
+    assert said.startswith("Training without --compile, since torch.compile fails here: ")
+    assert said.count("\n") == 1
+    assert all(torch.equal(value, before[name]) for name, value in classifier.net.state_dict().items())
+    assert all(parameter.grad is None for parameter in classifier.net.parameters())
