@@ -23,7 +23,7 @@ import httpx
 import numpy as np
 import torch
 
-from models.card import PRETRAINED
+from models.card import TUTORIAL_NET
 from models.checkpoint import load
 from models.pixels import decode
 from tests.integration.running import running_service
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     images = draw_jpegs()
     with (
         tempfile.TemporaryDirectory() as folder,
-        running_service(Path(folder), "--checkpoint", str(PRETRAINED)) as service,
+        running_service(Path(folder), "--checkpoint", str(TUTORIAL_NET)) as service,
     ):
         as_json = json.dumps({"images": [base64.b64encode(image).decode() for image in images]}).encode()
         multipart = httpx.Request("POST", service.url, files=[("files", image) for image in images])
@@ -71,7 +71,7 @@ def draw_jpegs() -> list[bytes]:
 def in_process(images: Sequence[bytes]) -> float:
     """Images a second: decoded one by one, classified in batches of 64, on one thread as a worker has it."""
     torch.set_num_threads(1)
-    classifier = load(PRETRAINED)
+    classifier = load(TUTORIAL_NET)
     started = time.perf_counter()
     with torch.inference_mode():
         for _ in range(_REQUESTS):

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from models.card import PRETRAINED
+from models.card import TUTORIAL_NET
 from models.checkpoint import load
 from models.pixels import decode
 from tests.integration.running import running_service
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     in_process_s, through_service_s = [], []
     with (
         tempfile.TemporaryDirectory() as folder,
-        running_service(Path(folder), "--checkpoint", str(PRETRAINED)) as service,
+        running_service(Path(folder), "--checkpoint", str(TUTORIAL_NET)) as service,
     ):
         for _ in range(options.rounds):
             seconds, labels = classify_in_process(files)
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def classify_in_process(files: Sequence[Path]) -> tuple[float, list[str]]:
     """Seconds, and the label of every file, as a plain loop over the checkpoint gives them."""
-    classifier = load(PRETRAINED)
+    classifier = load(TUTORIAL_NET)
     classes, size = classifier.card.classes, classifier.card.input_size
     labels: list[str] = []
     started = time.perf_counter()

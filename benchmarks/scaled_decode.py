@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from models.card import PRETRAINED
+from models.card import TUTORIAL_NET
 from models.checkpoint import load
 from models.pixels import Pixels, decode
 
@@ -67,7 +67,7 @@ def decode_all(images: Sequence[bytes]) -> tuple[float, Pixels]:
 
 
 def classify(pixels: Pixels) -> list[str]:
-    classifier = load(PRETRAINED)
+    classifier = load(TUTORIAL_NET)
     with torch.inference_mode():
         predicted = torch.cat([classifier(part).argmax(dim=1) for part in torch.split(torch.tensor(pixels), 256)])
     return [classifier.card.classes[class_id] for class_id in predicted.tolist()]

@@ -12,7 +12,7 @@ from pathlib import Path
 import httpx
 import psutil
 
-from models.card import PRETRAINED
+from models.card import TUTORIAL_NET
 from tests.integration.running import COMMANDS, free_port, wait_until
 
 
@@ -56,7 +56,7 @@ def all_servers() -> list[Server]:
     def peer(module: str) -> list[str]:
         return [sys.executable, "-W", "ignore", "-m", f"benchmarks.peers.{module}", "{port}"]
 
-    ours = [str(COMMANDS / "cifar-serve"), "--port", "{port}", "--checkpoint", str(PRETRAINED)]
+    ours = [str(COMMANDS / "cifar-serve"), "--port", "{port}", "--checkpoint", str(TUTORIAL_NET)]
     return [
         Server("cifar-serve", ours),
         Server("cifar-serve --forward onnxruntime", [*ours, "--forward", "onnxruntime"]),

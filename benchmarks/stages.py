@@ -29,7 +29,7 @@ from starlette.types import ASGIApp, Message
 
 from benchmarks.servers import Server, all_servers, running
 from benchmarks.serving import Column, Load, make_columns, no_wrk, run_wrk
-from models.card import PRETRAINED, ModelCard
+from models.card import TUTORIAL_NET, ModelCard
 from models.checkpoint import load
 from models.pixels import Pixels, decode
 
@@ -82,7 +82,7 @@ def stages(image: bytes) -> dict[str, Callable[[], float]]:
     torch.set_num_threads(1)
     batch = np.stack([decode(image, 32)] * _BATCH)
     cpu = torch.device("cpu")
-    eager, onnx = (make_forward(load(PRETRAINED), cpu, kind, 1) for kind in ("eager", "onnxruntime"))
+    eager, onnx = (make_forward(load(TUTORIAL_NET), cpu, kind, 1) for kind in ("eager", "onnxruntime"))
     return {
         "decode": lambda: microseconds(lambda: decode(image, 32)),
         "our layers, decode included": lambda: uvloop.run(time_app(image)),
@@ -105,7 +105,7 @@ class InstantEngine:
     slots, ready = 2, True
 
     def __init__(self) -> None:
-        self.card = load(PRETRAINED).card
+        self.card = load(TUTORIAL_NET).card
         self._probabilities = np.random.default_rng(0).dirichlet(np.ones(10), _CONNECTIONS).astype(np.float32)
 
     async def infer(self, pixels: Pixels) -> Any:

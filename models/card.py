@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-PRETRAINED = Path(__file__).parent / "pretrained" / "cifar_net.pth"  # the checkpoint that ships with the package
+PRETRAINED = Path(__file__).parent / "pretrained"  # the checkpoints that ship with the package, by recipe
+TUTORIAL_NET = PRETRAINED / "tutorial.pth"
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 Fraction = Annotated[float, Field(ge=0, le=1)]

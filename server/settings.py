@@ -14,6 +14,8 @@ from pydantic_settings import BaseSettings, CliSuppress, SettingsConfigDict
 from models.card import PRETRAINED
 from server.logs import Format, Level
 
+_SHIPPED = ("tutorial",)  # the first is the default
+
 
 class Settings(BaseSettings):
     """Serve a checkpoint over HTTP: POST /predict takes an image and answers its class."""
@@ -28,7 +30,8 @@ class Settings(BaseSettings):
     )
 
     checkpoint: Path = Field(
-        Path("cifar_net.pth"), description="weights to serve; where the default is missing, those of the package"
+        Path("cifar_net.pth"),
+        description=f"weights to serve; without a file those of the package: {', '.join(_SHIPPED)}",
     )
     host: Literal["127.0.0.1", "0.0.0.0", "::"] = Field("127.0.0.1", description="address to listen on")  # noqa: S104
     port: int = Field(8000, ge=1024, le=65535, description="port to listen on, from 1024")
@@ -62,8 +65,10 @@ class Settings(BaseSettings):
 
     def checkpoint_path(self) -> Path:
         """The checkpoint to serve, absolute."""
-        asked_for = "checkpoint" in self.model_fields_set
-        return self.checkpoint.absolute() if asked_for or self.checkpoint.exists() else PRETRAINED
+        asked_for = str(self.checkpoint) if "checkpoint" in self.model_fields_set else _SHIPPED[0]
+        if asked_for in _SHIPPED and not self.checkpoint.exists():
+            return PRETRAINED / f"{asked_for}.pth"
+        return self.checkpoint.absolute()
 
     @property
     def model_name(self) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from models.card import PRETRAINED
+from models.card import TUTORIAL_NET
 from tests.integration.running import COMMANDS, free_port, wait_until
 from tests.pictures import draw_shape
 
@@ -90,7 +90,7 @@ def test_every_block_does_what_the_readme_says(reader: Reader) -> None:
     output = ""
     for language, text in BLOCKS:
         if text == "make serve\n":  # in the checkout, where a checkpoint of its developer's may lie
-            reader.serve(text, ROOT, CIFAR_CHECKPOINT=str(PRETRAINED))
+            reader.serve(text, ROOT, CIFAR_CHECKPOINT=str(TUTORIAL_NET))
         elif text == "cifar-serve\n":
             reader.serve(text, reader.folder)
         elif language == "json":

@@ -8,12 +8,12 @@ import uvicorn
 from fastapi import FastAPI, Request
 from PIL import Image
 
-from models.card import PRETRAINED
+from models.card import TUTORIAL_NET
 from models.checkpoint import load
 
 app = FastAPI()
 torch.set_num_threads(1)
-classifier = load(PRETRAINED)
+classifier = load(TUTORIAL_NET)
 
 
 @app.post("/predict")

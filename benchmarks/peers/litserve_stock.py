@@ -8,13 +8,13 @@ import litserve
 import torch
 from PIL import Image
 
-from models.card import PRETRAINED
+from models.card import TUTORIAL_NET
 from models.checkpoint import load
 
 
 class ClassifierAPI(litserve.LitAPI):
     def setup(self, device: str) -> None:
-        self.classifier = load(PRETRAINED).to(device)
+        self.classifier = load(TUTORIAL_NET).to(device)
 
     def decode_request(self, request: dict[str, str]) -> torch.Tensor:
         image = Image.open(io.BytesIO(base64.b64decode(request["image"]))).convert("RGB").resize((32, 32))

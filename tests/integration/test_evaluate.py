@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from models.card import PRETRAINED
+from models.card import TUTORIAL_NET
 from models.checkpoint import load
 from models.pixels import decode
 from tests.conftest import Draw
@@ -24,7 +24,7 @@ def labels_in_process(checkpoint: Path, files: list[Path]) -> list[str]:
 def test_the_shipped_checkpoint_scores_the_same_through_the_service_on_all_of_cifar10(
     start: StartService, cifar_data: Path, tmp_path: Path
 ) -> None:
-    service = start("--checkpoint", str(PRETRAINED))
+    service = start("--checkpoint", str(TUTORIAL_NET))
     result = run_command(
         "cifar-evaluate", "--data", str(cifar_data), "--url", service.url, "--json", "report.json", cwd=tmp_path
     )
@@ -32,8 +32,8 @@ def test_the_shipped_checkpoint_scores_the_same_through_the_service_on_all_of_ci
     report = json.loads((tmp_path / "report.json").read_text())
     files = [cifar_data / entry["file"] for entry in report["predictions"]]
     assert len(files) == 10_000
-    assert [entry["label"] for entry in report["predictions"]] == labels_in_process(PRETRAINED, files)
-    card = load(PRETRAINED).card
+    assert [entry["label"] for entry in report["predictions"]] == labels_in_process(TUTORIAL_NET, files)
+    card = load(TUTORIAL_NET).card
     assert card.scores
     assert report["accuracy"] == card.scores.accuracy, "the card says what users get"
 
