@@ -14,6 +14,7 @@ from training.recipe import Recipe
 
 _FEW_IMAGES = 16
 _TRIAL_IMAGES = 128  # at most: what is faster for them is so for more
+_LONG_STEP_S = 0.1
 _TRIALS, _TRIALS_S = 8, 0.5  # for each candidate; a slow one shows itself at once
 
 
@@ -52,11 +53,13 @@ def choose(classifier: Classifier, recipe: Recipe) -> Execution:
         return Execution(torch.get_num_threads(), onednn=True, channels_last=True)
     if recipe.batch_size <= _FEW_IMAGES:
         return _SMALL_BATCHES  # untried, so that a seed gives the same bytes every time
-    threads = sorted({1, torch.get_num_threads()})
-    candidates = [_SMALL_BATCHES, *(Execution(count, onednn=True, channels_last=True) for count in threads)]
+    all_cores, one_core = (Execution(count, onednn=True, channels_last=True) for count in (torch.get_num_threads(), 1))
     count, size = min(recipe.batch_size, _TRIAL_IMAGES), classifier.card.input_size
     pixels = torch.zeros((count, size, size, 3), dtype=torch.uint8)
-    return min(candidates, key=lambda execution: _seconds(execution, classifier, pixels))
+    seconds = {all_cores: _seconds(all_cores, classifier, pixels)}
+    if seconds[all_cores] < _LONG_STEP_S:  # a longer one is worth all cores, even if others use some of them just now
+        seconds |= {execution: _seconds(execution, classifier, pixels) for execution in (one_core, _SMALL_BATCHES)}
+    return min(seconds, key=seconds.__getitem__)
 
 
 def _apply(execution: Execution, net: nn.Module) -> None:

@@ -64,12 +64,13 @@ class Updates:
 def make_optimizer(net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     rate, decay, factor = recipe.learning_rate, recipe.weight_decay, recipe.norm_bias_factor
     norms = [module for module in net.modules() if isinstance(module, nn.modules.batchnorm._NormBase)]
-    biases = {norm.bias for norm in norms if norm.bias is not None}
+    biases = [norm.bias for norm in norms if norm.bias is not None]
+    of_norms = set(biases)
     groups: list[
         dict[str, Any]
     ] = [  # the same decay at an update for all, which is what learning rate and decay come to
-        {"params": list(biases), "lr": rate * factor, "weight_decay": decay / factor},
-        {"params": [parameter for parameter in net.parameters() if parameter not in biases]},
+        {"params": biases, "lr": rate * factor, "weight_decay": decay / factor},
+        {"params": [parameter for parameter in net.parameters() if parameter not in of_norms]},
     ]
     # fused: one kernel for all parameters; the update is the optimizer's own.
     if recipe.optimizer == "adam":

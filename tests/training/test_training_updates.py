@@ -1,5 +1,6 @@
 """Learning rates, precision and compilation do to the weights what the recipe says."""
 
+import copy
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -44,6 +45,18 @@ def test_what_a_network_holds_fixed_stays_as_it_was() -> None:
     Updates(classifier.train(), FAST, count=2)([BATCH, BATCH])
     for name, parameter in classifier.net.named_parameters():
         assert torch.equal(parameter, before[name]) != parameter.requires_grad, name
+
+
+def test_updates_go_on_from_their_state_as_if_they_had_not_stopped() -> None:
+    one = classifier_of(FAST).train()
+    updates = Updates(one, FAST, count=4)
+    updates([BATCH, BATCH])
+    other = copy.deepcopy(one)
+    going_on = Updates(other, FAST, count=4)
+    going_on.restore(updates.state())
+    assert updates([BATCH]) == going_on([BATCH])
+    for mine, theirs in zip(one.net.parameters(), other.net.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
 
 
 def test_bfloat16_makes_nearly_the_same_updates_and_leaves_float32_weights() -> None:
