@@ -53,7 +53,7 @@ def test_updates_go_on_from_their_state_as_if_they_had_not_stopped() -> None:
     updates([BATCH, BATCH])
     other = copy.deepcopy(one)
     going_on = Updates(other, FAST, count=4)
-    going_on.restore(updates.state())
+    going_on.restore(copy.deepcopy(updates.state()))
     assert updates([BATCH]) == going_on([BATCH])
     for mine, theirs in zip(one.net.parameters(), other.net.parameters(), strict=True):
         assert torch.equal(mine, theirs)
