@@ -1,7 +1,7 @@
 """The script of PyTorch's CIFAR-10 tutorial, literally, timed: what `benchmarks.training` compares our loop with.
 
 https://pytorch.org/tutorials/beginner/blitz/cifar10_tutorial.html. Changed: the images come from the folder
-$CIFAR_DATA (train/<class>/*, test/<class>/*), the updates can be limited, and the loop's seconds are printed.
+$CIFAR_DATA/train (<class>/*), the updates can be limited, and the loop's seconds are printed.
 
     python -m benchmarks.literal_tutorial [UPDATES] [PATH]
 """
@@ -40,7 +40,7 @@ class Net(nn.Module):
 
 
 def main(updates: int | None = None, path: str | None = None) -> float:
-    """Train two epochs, or `updates` mini-batches if that is fewer; save and evaluate only where `path` is given.
+    """Train two epochs, or `updates` mini-batches if that is fewer; save only where `path` is given.
 
     Returns the seconds that the training loop took.
     """
@@ -83,35 +83,7 @@ def main(updates: int | None = None, path: str | None = None) -> float:
 
     if path is not None:
         torch.save(net.state_dict(), path)
-        testset = torchvision.datasets.ImageFolder(data_root / "test", transform=transform)
-        testloader = torch.utils.data.DataLoader(testset, batch_size=batch_size, shuffle=False, num_workers=2)
-        evaluate(net, testloader, testset.classes)
     return seconds
-
-
-def evaluate(net: Net, testloader: "torch.utils.data.DataLoader[list[torch.Tensor]]", classes: list[str]) -> None:
-    # prepare to count predictions for each class
-    correct_pred = dict.fromkeys(classes, 0)
-    total_pred = dict.fromkeys(classes, 0)
-
-    # again no gradients needed
-    with torch.no_grad():
-        for data in testloader:
-            images, labels = data
-            outputs = net(images)
-            # the class with the highest energy is what we choose as prediction
-            _, predictions = torch.max(outputs, 1)
-            # collect the correct predictions for each class
-            for label, prediction in zip(labels, predictions, strict=True):
-                if label == prediction:
-                    correct_pred[classes[label]] += 1
-                total_pred[classes[label]] += 1
-
-    correct, total = sum(correct_pred.values()), sum(total_pred.values())
-    print(f"Accuracy of the network on the {total} test images: {100 * correct / total:.1f} %")
-    for classname, correct_count in correct_pred.items():
-        accuracy = 100 * float(correct_count) / total_pred[classname]
-        print(f"Accuracy for class: {classname:5s} is {accuracy:.1f} %")
 
 
 if __name__ == "__main__":
