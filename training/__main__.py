@@ -16,6 +16,7 @@ On two shared x86 cores, with CIFAR-10 (JPEG copy) in the folder `cifar10-jpeg`,
       cifar-serve
       curl --data-binary @cifar10-jpeg/test/airplane/0000.jpg localhost:8000/predict
       cifar-evaluate --data cifar10-jpeg
+    Report: cifar_net.run/report.html
 """
 
 import argparse
@@ -34,6 +35,7 @@ from typing import NoReturn
 
 from pydantic import ValidationError
 
+from training.compare import compare
 from training.errors import TrainingError
 from training.listing import print_recipes
 from training.recipe import FIELDS, RECIPES, change
@@ -54,6 +56,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _say(2, f"--{str(first['loc'][0]).replace('_', '-')}: {first['msg']}, not {first['input']!r}")
     if options.list:
         print_recipes(recipe)
+        return 0
+    if options.compare:
+        try:
+            compare(options.compare)
+        except TrainingError as error:
+            return _say(2, str(error))
         return 0
     command = shlex.join(["cifar-train", *arguments])
     try:
@@ -113,7 +121,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="cifar-train",
         usage="%(prog)s [RECIPE] [--data cifar10|DIR] [--FIELD VALUE] [options]",
-        description="Train a network, score it on held-out images, write its checkpoint and model card.",
+        description="Train a network, score it on held-out images, write its checkpoint and card.",
+        formatter_class=partial(argparse.HelpFormatter, max_help_position=22),
     )
     add, shown = parser.add_argument, "(default: %(default)s)"
     recipes = f"one of: {', '.join(RECIPES)} {shown}"
@@ -125,7 +134,7 @@ def _parser() -> argparse.ArgumentParser:
         help="cifar10, downloaded into ./data, or a folder of images: DIR/{train,test}/<class>/*, "
         f"or DIR/<class>/*, a fifth of which is held out for testing {shown}",
     )
-    card = f"the checkpoint; its card is written beside it {shown}"
+    card = f"the checkpoint; card beside it {shown}"
     add("--output", type=_output, default="cifar_net.pth", metavar="PATH", help=card)
     add(
         "--seed",
@@ -138,6 +147,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--promote", type=_output, metavar="PATH", help="also put it in the place of the one that is served")
     add("--if-better", action="store_true", help="promote it only where it scores more than that one")
     add("--resume", action="store_true", help="go on with a run of this command that was stopped")
+    add("--no-report", action="store_false", dest="report", help="leave out the folder of pictures and a page")
+    add("--compare", nargs="+", type=Path, metavar="RUN", help="set runs side by side, each by its --output")
     add("--list", action="store_true", help="show the recipes, and every field that a flag changes")
     add("--epochs", metavar="N", help="passes over the training images (default: the recipe's)")
     for name in FIELDS.keys() - {"epochs"}:
@@ -149,8 +160,9 @@ def _output(text: str) -> Path:
     path = Path(text)
     if path.is_dir():
         raise argparse.ArgumentTypeError(f"{path} is a folder; name a file, such as {path / 'cifar_net.pth'}")
-    if path.suffix == ".json":
-        raise argparse.ArgumentTypeError(f"{path} is where the model card would go; name it {path.with_suffix('.pth')}")
+    others = {".json": "the model card", ".resume": "the state of a stopped run", ".run": "the report"}
+    if other := others.get(path.suffix):
+        raise argparse.ArgumentTypeError(f"{path} is where {other} would go; name it {path.with_suffix('.pth')}")
     return path
 
 

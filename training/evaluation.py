@@ -5,7 +5,7 @@ import math
 import torch
 import torch.nn.functional as F
 
-from models.card import Scores
+from models.card import ModelCard, Scores
 from models.classifier import Classifier
 from training.errors import TrainingError
 
@@ -39,8 +39,12 @@ def evaluate(
 
     Raises TrainingError where the classifier answers something else than numbers.
     """
-    classes, temperature = classifier.card.classes, classifier.card.temperature
-    logits, labels = logits_of(classifier, pixels, images), labels[images]
+    return score(logits_of(classifier, pixels, images), labels[images], classifier.card, data)
+
+
+def score(logits: torch.Tensor, labels: torch.Tensor, card: ModelCard, data: str) -> Scores:
+    """float32 [n, C] of a network with this card, int64 [n] with every class among them → scores on `data`."""
+    classes, temperature = card.classes, card.temperature
     confusion = torch.bincount(labels * len(classes) + logits.argmax(dim=1), minlength=len(classes) ** 2)
     confusion = confusion.view(len(classes), len(classes))  # [true class, predicted class]
     hits = int(confusion.trace())

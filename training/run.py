@@ -18,7 +18,7 @@ from models.checkpoint import card_path, save, write_atomically
 from models.classifier import Classifier
 from training.data import Data, hold_back, load
 from training.errors import TrainingError
-from training.evaluation import evaluate, fit_temperature, logits_of
+from training.evaluation import fit_temperature, logits_of, score
 from training.history import Epoch
 from training.loop import Examples, train
 from training.promotion import promote
@@ -40,6 +40,7 @@ class Options:
     seed: int
     device: str
     resume: bool  # a run that was stopped goes on
+    report: bool  # pictures and a page of it are made
     promote: Path | None  # where the checkpoint goes as well,
     if_better: bool  # only where it scores more than the one that is there
 
@@ -50,6 +51,11 @@ def run(recipe: Recipe, options: Options) -> None:
     device = choose_device(options.device)
     for path in filter(None, (output, options.promote)):
         check_writable(path)
+    report = None
+    if options.report:
+        from training.report import Report  # seconds of imports; what is not installed is missed before the training
+
+        report = Report(output.with_suffix(".run"))
     versions = {name: version(name) for name in ("torch", "torchvision")} | {"python": platform.python_version()}
     blank = ModelCard(architecture=recipe.architecture)
     data = load(options.data, blank.input_size)
@@ -65,13 +71,22 @@ def run(recipe: Recipe, options: Options) -> None:
     say(f"Training {recipe.architecture} by recipe {recipe.name} on {device}, seed {seed}")
     examples = Examples(data.pixels, data.labels, training_images, validation_images)
     saved = SavedRun(resume_path(output), {"recipe": asdict(recipe), "seed": seed, "data": data.fingerprint})
-    epochs = train(classifier, examples, recipe, seed, print_running_loss, print_epoch, saved, options.resume)
+    if report:
+        report.begin(classifier.net, examples, recipe, seed, options.resume)
+
+    def on_epoch(epoch: Epoch) -> None:
+        print_epoch(epoch)
+        if report:
+            report.add(epoch)
+
+    epochs = train(classifier, examples, recipe, seed, print_running_loss, on_epoch, saved, options.resume)
     seconds = epochs[-1].seconds
     say(f"Finished Training: {seconds:.1f} s, {recipe.epochs * len(training_images) / seconds:.0f} images/s")
 
     if len(validation_images):
         classifier.card = card = calibrate(classifier, data, validation_images)
-    scores = evaluate(classifier, data.pixels, data.labels, data.test, f"{data.name}, test images")
+    logits = logits_of(classifier, data.pixels, data.test)
+    scores = score(logits, data.labels[data.test], card, f"{data.name}, test images")
     print_scores(scores)
     training = Training(
         command=options.command,
@@ -85,7 +100,9 @@ def run(recipe: Recipe, options: Options) -> None:
         hardware=describe_hardware(device),
         versions=versions,
     )
-    hand_over(classifier, card.model_copy(update={"training": training, "scores": scores}), data, options)
+    card = hand_over(classifier, card.model_copy(update={"training": training, "scores": scores}), data, options)
+    if report and report.finish(card, epochs, data, logits):
+        say(f"Report: {report.page}")
 
 
 def initialise(classifier: Classifier, data: Data, images: torch.Tensor) -> None:
@@ -161,14 +178,15 @@ def print_scores(scores: Scores) -> None:
         say(f"Accuracy for class: {name:{width}} is {100 * accuracy:5.1f} %")
 
 
-def hand_over(classifier: Classifier, card: ModelCard, data: Data, options: Options) -> None:
-    """The checkpoint to where it was asked for, and a word on what to do with it. Raises TrainingError."""
-    write(options.output, classifier, card, data)
+def hand_over(classifier: Classifier, card: ModelCard, data: Data, options: Options) -> ModelCard:
+    """The checkpoint to where it was asked for, and a word on what to do with it; its card. Raises TrainingError."""
+    card = write(options.output, classifier, card, data)
     resume_path(options.output).unlink()
     if options.promote:
         say(promote(options.promote, classifier, card, data, options.if_better))
     else:
         print_next_steps(options.data, options.output, data)
+    return card
 
 
 def held_out_path(output: Path) -> Path:
@@ -179,12 +197,12 @@ def resume_path(output: Path) -> Path:
     return output.with_suffix(".resume")
 
 
-def write(output: Path, classifier: Classifier, card: ModelCard, data: Data) -> None:
-    """The checkpoint, its card, and which images were held out where we chose them. Raises TrainingError."""
+def write(output: Path, classifier: Classifier, card: ModelCard, data: Data) -> ModelCard:
+    """The checkpoint, its card, and which images were held out where we chose them; the card. Raises TrainingError."""
     for number in (signal.SIGINT, signal.SIGTERM):  # these milliseconds belong together: all of them or none
         signal.signal(number, signal.SIG_IGN)
     try:
-        save(output, classifier.net, card)
+        card = save(output, classifier.net, card)
         if data.split_here:
             listing = "".join(f"{name}\n" for name in data.test_files)
             write_atomically(held_out_path(output), listing.encode(errors="surrogateescape"))
@@ -192,6 +210,7 @@ def write(output: Path, classifier: Classifier, card: ModelCard, data: Data) -> 
             held_out_path(output).unlink(missing_ok=True)  # another run's, which held out other images
     except OSError as error:
         raise TrainingError(f"{output} cannot be written: {error.strerror}") from None
+    return card
 
 
 def print_next_steps(source: str, output: Path, data: Data) -> None:

@@ -42,7 +42,9 @@ def test_a_folder_of_two_classes_is_trained_served_asked_and_evaluated(
     draw_folder: Draw, start: StartService, tmp_path: Path
 ) -> None:
     folder = draw_folder(per_class=100)
-    trained = run_command("cifar-train", "--data", str(folder), "--epochs", "6", "--output", "net.pth", cwd=tmp_path)
+    trained = run_command(
+        "cifar-train", "--data", str(folder), "--epochs", "6", "--output", "net.pth", "--no-report", cwd=tmp_path
+    )
     assert trained.returncode == 0, trained.stderr
     service = start("--checkpoint", str(tmp_path / "net.pth"))
 

@@ -40,12 +40,12 @@ def test_a_folder_of_two_classes_trains_and_is_told_apart(
     draw_folder: Draw, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = draw_folder(per_class=50)
-    assert main(["--data", "shapes", "--epochs", "40"]) == 0
+    assert main(["--data", "shapes", "--epochs", "40", "--no-report"]) == 0
     classifier = load(Path("cifar_net.pth"))
     card = classifier.card
     assert card.classes == ("circle", "square")
     assert card.training is not None
-    assert card.training.command == "cifar-train --data shapes --epochs 40"
+    assert card.training.command == "cifar-train --data shapes --epochs 40 --no-report"
     assert (card.training.images, card.training.seed, card.training.recipe["epochs"]) == (80, 0, 40)
 
     held_out = Path("cifar_net.held-out.txt").read_text().splitlines()
@@ -71,7 +71,7 @@ def test_a_folder_of_two_classes_trains_and_is_told_apart(
 def test_the_same_seed_gives_the_same_bytes(draw_folder: Draw) -> None:
     draw_folder()
     for name, seed in (("a", "7"), ("b", "7"), ("c", "8")):
-        assert main(["--data", "shapes", "--seed", seed, "--output", f"new/folder/{name}.pth"]) == 0
+        assert main(["--data", "shapes", "--seed", seed, "--output", f"new/folder/{name}.pth", "--no-report"]) == 0
     a, b, c = (Path(f"new/folder/{name}.pth").read_bytes() for name in "abc")
     assert a == b
     assert a != c
@@ -82,7 +82,7 @@ def test_a_test_part_of_its_own_needs_no_list_and_removes_an_old_one(
 ) -> None:
     draw_folder(splits=("train", "test"))
     Path("other.held-out.txt").write_text("of another run\n")
-    assert main(["--data", "shapes", "--output", "other.pth"]) == 0
+    assert main(["--data", "shapes", "--output", "other.pth", "--no-report"]) == 0
     assert not Path("other.held-out.txt").exists()
     said = capsys.readouterr().out
     assert "  cifar-serve --checkpoint other.pth\n" in said
@@ -119,7 +119,7 @@ def test_the_tutorials_own_lines_load_the_checkpoint_and_score_the_same(cifar_da
             Path("some", part, name).mkdir(parents=True)
             for path in sorted((cifar_data / part / name).iterdir())[:most]:
                 Path("some", part, name, path.name).symlink_to(path)
-    assert main(["--data", "some", "--epochs", "3"]) == 0
+    assert main(["--data", "some", "--epochs", "3", "--no-report"]) == 0
 
     net = Net()
     net.load_state_dict(torch.load("cifar_net.pth", weights_only=True))
@@ -135,7 +135,7 @@ def test_the_tutorials_own_lines_load_the_checkpoint_and_score_the_same(cifar_da
 
 def test_a_reader_that_leaves_ends_the_run_without_a_traceback(draw_folder: Draw) -> None:
     draw_folder()
-    command = [sys.executable, "-m", "training", "--data", "shapes", "--epochs", "1000000"]
+    command = [sys.executable, "-m", "training", "--data", "shapes", "--epochs", "1000000", "--no-report"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stderr is not None
@@ -149,7 +149,7 @@ def test_in_a_terminal_a_bar_shows_rate_loss_and_time_left_while_the_log_stays_c
     draw_folder()
     ours, theirs = pty.openpty()
     with Path("log").open("w") as log:
-        command = [sys.executable, "-m", "training", "--data", "shapes", "--epochs", "60"]
+        command = [sys.executable, "-m", "training", "--data", "shapes", "--epochs", "60", "--no-report"]
         process = subprocess.Popen(command, stdout=log, stderr=theirs, env=os.environ | {"TERM": "xterm"})
     os.close(theirs)
     shown = b""
@@ -172,7 +172,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_no_file(draw_folder: Draw, capsy
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))  # bytes a file: less than the weights take
     try:
-        sentence = refusal(capsys, 1, "--data", "shapes", "--output", "out/net.pth")
+        sentence = refusal(capsys, 1, "--data", "shapes", "--output", "out/net.pth", "--no-report")
         assert sentence.endswith("out/net.resume cannot be written (File too large): make room\n")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -185,6 +185,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_no_file(draw_folder: Draw, capsy
         (["fancy"], "invalid choice: 'fancy'"),
         (["--output", "."], ". is a folder; name a file, such as cifar_net.pth"),
         (["--output", "net.json"], "net.json is where the model card would go; name it net.pth"),
+        (["--output", "net.run"], "net.run is where the report would go; name it net.pth"),
         (["--epochs", "0"], "--epochs: Input should be greater than or equal to 1, not '0'"),
         (["--flip", "sideways"], "--flip: Input should be 'none', 'random' or 'alternating', not 'sideways'"),
         (["--seed", "-1"], "--seed"),

@@ -12,7 +12,7 @@ from models.checkpoint import load, save
 from training.__main__ import main
 
 SHAPES = ("circle", "square")
-RUN = ["--data", "shapes", "--epochs", "15", "--output", "new.pth", "--promote", "served.pth"]
+RUN = ["--data", "shapes", "--epochs", "15", "--output", "new.pth", "--promote", "served.pth", "--no-report"]
 
 
 @pytest.fixture(autouse=True)

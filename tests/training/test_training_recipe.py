@@ -20,7 +20,23 @@ def test_a_recipe_with_validation_images_puts_its_temperature_into_the_card(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     draw_folder(per_class=50)
-    assert main(["net-best", "--data", "shapes", "--epochs", "2", "--validation", "0.25", "--flip-average", "yes"]) == 0
+    assert (
+        main(
+            [
+                "net-best",
+                "--data",
+                "shapes",
+                "--epochs",
+                "2",
+                "--validation",
+                "0.25",
+                "--flip-average",
+                "yes",
+                "--no-report",
+            ]
+        )
+        == 0
+    )
     card = load(Path("cifar_net.pth")).card
     assert card.training is not None
     assert (card.training.images, card.training.validation_images, card.flip_average) == (60, 20, True)

@@ -14,6 +14,7 @@ from tests.pictures import draw_shape
 from training.__main__ import main
 
 RUN = ["net-best", "--data", "shapes", "--epochs", "8", "--batch-size", "8", "--report-every", "5", "--cutout", "4"]
+RUN += ["--no-report"]
 STOPS = {signal.SIGTERM: 143, signal.SIGKILL: -signal.SIGKILL}  # and the exit code of each; SIGINT is as SIGTERM
 
 
@@ -93,7 +94,18 @@ def test_a_stopped_run_leaves_everything_as_it_was() -> None:
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         process = subprocess.Popen(
-            [sys.executable, "-m", "training", "--data", "shapes", "--output", "out/net.pth", "--epochs", "1000000"],
+            [
+                sys.executable,
+                "-m",
+                "training",
+                "--data",
+                "shapes",
+                "--output",
+                "out/net.pth",
+                "--epochs",
+                "1000000",
+                "--no-report",
+            ],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

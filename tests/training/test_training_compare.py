@@ -1,0 +1,98 @@
+"""`cifar-train --compare` says what differs between runs, and no more of it than the numbers bear."""
+
+from pathlib import Path
+
+import pytest
+
+from models.card import ModelCard, Scores, Training
+from training.__main__ import main
+from training.evaluation import wilson_interval
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def write_card(file: str, accuracy: float, fingerprint: str = "f10d4c9e536a564f", **recipe: str | float) -> None:
+    n = 10_000
+    training = Training(
+        command="cifar-train",
+        recipe={"name": "tutorial", "epochs": 2, "batch_size": 4, **recipe},
+        data="cifar10-jpeg",
+        data_fingerprint=fingerprint,
+        images=50_000,
+        seed=0,
+        seconds=29.5,
+        hardware="NVIDIA GeForce RTX 4090",
+        versions={},
+    )
+    scores = Scores(
+        data="test images",
+        n=n,
+        accuracy=accuracy,
+        interval=wilson_interval(round(accuracy * n), n),
+        per_class={"airplane": accuracy, "[bold]cat": 0.5},
+        calibration_error=accuracy / 10,
+    )
+    Path(f"{file}.json").write_text(ModelCard(training=training, scores=scores).model_dump_json())
+
+
+def compared(capsys: pytest.CaptureFixture[str], *names: str) -> dict[str, list[str]]:
+    """By the first word of a line, the others."""
+    assert main(["--compare", *names]) == 0
+    said = capsys.readouterr().out
+    assert max(map(len, said.splitlines())) <= 80
+    words = [line.split() for line in said.splitlines()]
+    return {line[0]: line[1:] for line in words}
+
+
+def test_what_differs_and_what_is_better(capsys: pytest.CaptureFixture[str]) -> None:
+    write_card("first", 0.5316)
+    write_card("second", 0.7312, name="net-best", epochs=70)
+    shown = compared(capsys, "first.pth", "second.run")
+    assert shown["recipe"] == ["tutorial", "net-best"]
+    assert shown["epochs"] == ["2", "70"]
+    assert "batch_size" not in shown
+    assert shown["images/s"] == ["3,390", "118,644"]
+    assert shown["accuracy"] == ["53.2", "%", "73.1", "%", "*"]
+    assert shown["calibration"] == ["error", "5.3", "%", "*", "7.3", "%"]
+    assert shown["[bold]cat"] == ["50.0", "%", "50.0", "%"]
+    assert " ".join(shown["second.run"]).startswith("scores +20.0 points against first.pth: more than chance gives")
+
+
+def test_a_small_difference_is_called_chance(capsys: pytest.CaptureFixture[str]) -> None:
+    write_card("first", 0.5316)
+    write_card("second", 0.5250)
+    said = " ".join(compared(capsys, "first.json", "second.pth")["second.pth"])
+    assert said.startswith("scores -0.7 points against first.json: no more than chance gives")
+
+
+def test_accuracies_on_other_data_are_not_set_against_each_other(capsys: pytest.CaptureFixture[str]) -> None:
+    write_card("first", 0.5)
+    write_card("second", 0.9, fingerprint="another")
+    shown = compared(capsys, "first.pth", "second.pth")
+    assert shown["accuracy"] == ["50.0", "%", "90.0", "%"]
+    assert "second.pth" not in shown
+    assert shown["The"][:2] == ["data", "differ,"]
+
+
+@pytest.mark.parametrize(
+    ("other", "reason"),
+    [
+        ([], "--compare run.pth: one run alone cannot be compared; name two or more"),
+        (["none.pth"], "--compare none.pth: none.json cannot be read (No such file or directory)"),
+        (["text.pth"], "--compare text.pth: text.json is no model card (Invalid JSON"),
+        (["bare.pth"], "--compare bare.pth: bare.json does not say how it was trained and what it scored"),
+    ],
+)
+def test_what_cannot_be_compared_is_one_sentence(
+    capsys: pytest.CaptureFixture[str], other: list[str], reason: str
+) -> None:
+    write_card("run", 0.5)
+    Path("text.json").write_text("text")
+    Path("bare.json").write_text("{}")
+    assert main(["--compare", "run.pth", *other]) == 2
+    said = capsys.readouterr()
+    assert said.err.startswith(f"cifar-train: {reason}")
+    assert (said.out, said.err.count("\n")) == ("", 1)

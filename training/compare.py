@@ -1,0 +1,107 @@
+"""`cifar-train --compare RUN RUN ...`: what the model cards of finished runs say, side by side."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from models.card import ModelCard, Scores, Training
+from training.errors import TrainingError
+
+_UNKNOWN = "–"
+_SURE = 0.05  # differences with a smaller p-value are called more than chance
+
+
+@dataclass(frozen=True)
+class _Run:
+    name: str
+    card: ModelCard
+    training: Training
+    scores: Scores
+
+
+def compare(paths: Sequence[Path]) -> None:
+    """Print runs side by side, each by the path of its checkpoint, its card or its report. Raises TrainingError."""
+    if len(paths) < 2:
+        raise TrainingError(f"--compare {paths[0]}: one run alone cannot be compared; name two or more")
+    runs = [_read(path) for path in paths]
+    same_data = len({run.training.data_fingerprint for run in runs}) == 1
+    console = Console(highlight=False)
+    console.print(_table(runs, mark_best=same_data))
+    if not same_data:
+        console.print("The data differ, so that these accuracies say nothing on which run is better.")
+        return
+    console.print("* the best")
+    for run in runs[1:]:
+        console.print(Text(_difference(run, runs[0])))
+
+
+def _read(path: Path) -> _Run:
+    card_path = path.with_suffix(".json")
+    try:
+        card = ModelCard.model_validate_json(card_path.read_bytes())
+    except OSError as error:
+        raise TrainingError(f"--compare {path}: {card_path} cannot be read ({error.strerror})") from None
+    except ValidationError as error:
+        raise TrainingError(f"--compare {path}: {card_path} is no model card ({error.errors()[0]['msg']})") from None
+    if card.training is None or card.scores is None:
+        raise TrainingError(f"--compare {path}: {card_path} does not say how it was trained and what it scored")
+    return _Run(str(path), card, card.training, card.scores)
+
+
+def _table(runs: Sequence[_Run], mark_best: bool) -> Table:
+    table = Table("", box=None, pad_edge=False, header_style="bold")
+    for run in runs:
+        table.add_column(Text(run.name), overflow="fold")
+
+    def add(label: str, value: Callable[[_Run], object]) -> None:
+        table.add_row(Text(label), *(Text(str(value(run))) for run in runs))
+
+    def add_percent(
+        label: str, value: Callable[[_Run], float | None], choose: Callable[[Iterable[float]], float]
+    ) -> None:
+        values = [value(run) for run in runs]
+        known = {value for value in values if value is not None}
+        best = choose(known) if mark_best and len(known) > 1 else None
+        cells = (_UNKNOWN if value is None else f"{100 * value:5.1f} %{' *' * (value == best)}" for value in values)
+        table.add_row(Text(label), *cells)
+
+    add("recipe", lambda run: run.training.recipe.get("name", _UNKNOWN))
+    for field in dict.fromkeys(field for run in runs for field in run.training.recipe):
+        values = {run.training.recipe.get(field, _UNKNOWN) for run in runs}
+        if field == "epochs" or (len(values) > 1 and field not in ("name", "summary")):
+            add(field, lambda run, field=field: run.training.recipe.get(field, _UNKNOWN))  # type: ignore[misc]
+    add("seed", lambda run: run.training.seed)
+    add("data", lambda run: f"{run.training.data} {run.training.data_fingerprint[:12]}")
+    add("hardware", lambda run: run.training.hardware)
+    add("seconds", lambda run: run.training.seconds)
+    add("images/s", _images_per_second)
+    add("temperature", lambda run: f"{run.card.temperature:.2f}")
+    add_percent("calibration error", lambda run: run.scores.calibration_error, min)
+    add_percent("accuracy", lambda run: run.scores.accuracy, max)
+    add("95 % interval", lambda run: " to ".join(f"{100 * end:.1f}" for end in run.scores.interval) + " %")
+    add("test images", lambda run: run.scores.n)
+    for name in dict.fromkeys(name for run in runs for name in run.scores.per_class):
+        add_percent(f"  {name}", lambda run, name=name: run.scores.per_class.get(name), max)  # type: ignore[misc]
+    return table
+
+
+def _images_per_second(run: _Run) -> str:
+    images = run.training.images * float(run.training.recipe.get("epochs", 0))
+    return f"{images / run.training.seconds:,.0f}" if images and run.training.seconds else _UNKNOWN
+
+
+def _difference(run: _Run, first: _Run) -> str:
+    """By the z-test of two proportions, which needs no more than the cards; the same images make it cautious."""
+    (a, n), (b, m) = ((scores.accuracy, scores.n) for scores in (run.scores, first.scores))
+    pooled = (a * n + b * m) / (n + m)
+    deviation = math.sqrt(pooled * (1 - pooled) * (1 / n + 1 / m))
+    p = math.erfc(abs(a - b) / deviation / math.sqrt(2)) if deviation else 1.0
+    verdict = f"{'more' if p < _SURE else 'no more'} than chance gives on {n:,} test images"
+    shown = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+    return f"{run.name} scores {100 * (a - b):+.1f} points against {first.name}: {verdict} ({shown}, one seed each)"
