@@ -3,7 +3,7 @@
 import importlib
 import sys
 
-NAMES = ("training", "evaluation", "serving", "stages", "memory", "batches", "scaled_decode")
+NAMES = ("training", "reading", "evaluation", "serving", "stages", "memory", "batches", "scaled_decode")
 
 
 def main() -> int:

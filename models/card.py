@@ -1,9 +1,10 @@
 """The model card beside a checkpoint's weights: what they are, how they were made and what they score."""
 
 from pathlib import Path
+from statistics import fmean
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, computed_field, field_validator
 
 PRETRAINED = Path(__file__).parent / "pretrained"  # the checkpoints that ship with the package, by recipe
 TUTORIAL_NET = PRETRAINED / "tutorial.pth"
@@ -28,6 +29,12 @@ class Scores(_Section):
     calibration_error: Fraction
     uncalibrated_error: Fraction | None = Field(None, description="the same, of a temperature of 1")
     confusion: tuple[tuple[int, ...], ...] = Field((), description="images by true class (rows) and predicted class")
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def balanced_accuracy(self) -> float:
+        """The mean of the accuracies of the classes, in which a class of few images counts like any other."""
+        return fmean(self.per_class.values())
 
 
 class Training(_Section):

@@ -52,8 +52,8 @@ def cached(root: Path, names: Sequence[str], size: int, fill: Callable[[Records]
 
 
 def _map(path: Path) -> Records:
-    """What is written to it stays in memory."""
-    records: Records = np.load(path, mmap_mode="c")
+    """Read-only: a map that may be written to is refused where it is larger than memory."""
+    records: Records = np.load(path, mmap_mode="r")
     return records
 
 
@@ -61,8 +61,11 @@ def _fingerprint(root: Path, names: Sequence[str]) -> str:
     """Of everything that changes with a file's contents, without reading them."""
     fingerprint = hashlib.sha256(f"{_FORMAT}".encode())
     for name in names:
-        stat = os.stat(f"{root}/{name}")
-        line = f"{name} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {stat.st_ino}\n"
+        try:
+            stat = os.stat(f"{root}/{name}")
+            line = f"{name} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {stat.st_ino}\n"
+        except OSError:  # a link to nowhere, or gone meanwhile: whoever reads it says so
+            line = f"{name}\n"
         fingerprint.update(line.encode(errors="surrogateescape"))
     return fingerprint.hexdigest()[:32]
 

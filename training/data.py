@@ -4,6 +4,8 @@ Test images are never trained on: a folder where the same file contents stand in
 """
 
 import hashlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
@@ -13,9 +15,10 @@ import torch
 
 from models.card import CIFAR10_CLASSES
 from training.errors import DataError
-from training.folder import hold_out, list_images, read_images, refuse_leaks
+from training.folder import HELD_OUT, first, hold_out, list_images, read_images, refuse_leaks
 
 CIFAR10_ROOT = Path("data")
+CIFAR10_SIZE = 32
 
 
 @dataclass(frozen=True)
@@ -32,27 +35,26 @@ class Data:
     fingerprint: str  # SHA-256: other images, names or classes give another
     test_files: tuple[str, ...]  # of a folder: where the test images lie, relative to it, sorted
     split_here: bool  # whether we held the test images out of a folder that has no test part
+    remarks: tuple[str, ...] = ()  # what a user may not know of this data: a sentence each
 
 
 def load(source: str, size: int) -> Data:
     """The data of `--data source`: `cifar10`, or the path of a folder. Raises DataError."""
-    return load_cifar10(CIFAR10_ROOT) if source == "cifar10" else load_folder(Path(source), size)
+    if source != "cifar10":
+        return load_folder(Path(source), size)
+    if size != CIFAR10_SIZE:
+        raise DataError(f"cifar10 is {CIFAR10_SIZE} pixels a side: leave --image-size out, or give a folder by --data")
+    return load_cifar10(CIFAR10_ROOT)
 
 
 def hold_back(data: Data, part: float) -> tuple[torch.Tensor, torch.Tensor]:
     """The training images without those that are kept back to validate with, and those: int64 positions, in order.
 
-    Of each class so large a part is kept back, the smallest by SHA-256. As with test images, the seed has no say, so
-    that no run chooses by what another was trained on.
+    Which ones is decided as with test images. Raises DataError where a class would have none left.
     """
-    kept, held_back = [], []
-    for label in range(len(data.classes)):
-        members = data.train[data.labels[data.train] == label].tolist()
-        count = round(part * len(members))
-        by_digest = sorted(members, key=data.digests.__getitem__)
-        held_back += by_digest[:count]
-        kept += by_digest[count:]
-    return torch.tensor(sorted(kept)), torch.tensor(sorted(held_back), dtype=torch.int64)
+    class_names = [data.classes[label] for label in data.labels[data.train].tolist()]
+    held_back = torch.tensor(hold_out(class_names, [data.digests[image] for image in data.train.tolist()], part))
+    return data.train[~held_back], data.train[held_back]
 
 
 def load_folder(root: Path, size: int) -> Data:
@@ -60,14 +62,14 @@ def load_folder(root: Path, size: int) -> Data:
 
     `root/{train,test}/<class>/*` keeps its parts; from `root/<class>/*` a fifth of each class is held out for testing.
     """
-    names, has_test = list_images(root)
+    names, has_test, left_aside = list_images(root)
     pixels, digests = read_images(root, names, size)
     class_names = [name.split("/")[-2] for name in names]
     if has_test:
         in_test = [name.startswith("test/") for name in names]
         refuse_leaks(names, digests, in_test)
     else:
-        in_test = hold_out(class_names, digests)
+        in_test = hold_out(class_names, digests, HELD_OUT, at_least=1)
     classes = tuple(sorted(set(class_names)))
     label_of = {name: label for label, name in enumerate(classes)}
     labels, test = torch.tensor([label_of[name] for name in class_names]), torch.tensor(in_test)
@@ -83,7 +85,40 @@ def load_folder(root: Path, size: int) -> Data:
         fingerprint=hashlib.sha256(listing.encode(errors="surrogateescape")).hexdigest(),
         test_files=tuple(name for name, tested in zip(names, in_test, strict=True) if tested),
         split_here=not has_test,
+        remarks=tuple(_remarks(root, left_aside, names, class_names, digests, in_test)),
     )
+
+
+def _remarks(
+    root: Path,
+    left_aside: Sequence[str],
+    names: Sequence[str],
+    class_names: Sequence[str],
+    digests: Sequence[str],
+    in_test: Sequence[bool],
+) -> Iterator[str]:
+    if left_aside:
+        yield f"Files and folders of {root} that are not read: {len(left_aside)} ({first(3, left_aside)})"
+    class_of = dict(zip(digests, class_names, strict=True))
+    other = [
+        f"{name} is also in {class_of[digest]}"
+        for name, class_name, digest in zip(names, class_names, digests, strict=True)
+        if class_of[digest] != class_name
+    ]
+    if other:
+        yield f"Pictures that are in more than one class: {len(other)} ({first(3, other)})"
+    images_of = Counter(name for name, tested in zip(class_names, in_test, strict=True) if not tested)
+    (most, largest), *_, (least, smallest) = images_of.most_common()
+    if imbalanced([largest, smallest]):
+        yield (
+            f"The classes are imbalanced, {largest} training images of {most} and {smallest} of {least}: "
+            "with --weighted-loss yes each class counts alike"
+        )
+
+
+def imbalanced(images_of_classes: Sequence[int]) -> bool:
+    """Whether the largest class has at least twice the images of the smallest: from there on it is worth a word."""
+    return max(images_of_classes) >= 2 * min(images_of_classes)
 
 
 def load_cifar10(root: Path) -> Data:

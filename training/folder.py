@@ -4,10 +4,12 @@ What cannot be trained on honestly is refused in one sentence that says what to 
 """
 
 import os
+import warnings
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 
@@ -20,51 +22,75 @@ SUFFIXES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", "
 HELD_OUT = 0.2  # of a class's images, where the folder has no test part
 
 
-def list_images(root: Path) -> tuple[list[str], bool]:
-    """The image files, relative to `root` and sorted, and whether it has a test part of its own. Raises DataError."""
+class Listing(NamedTuple):
+    """What is seen of a folder, hidden things left out; names are relative to it, and sorted."""
+
+    images: list[str]
+    has_test: bool  # a test part of its own
+    left_aside: list[str]  # other files, and folders in and beside those of the classes
+
+
+def list_images(root: Path) -> Listing:
+    """The image files of each class of the folder. Raises DataError."""
     if not root.is_dir():
         raise DataError(f"there is no folder {root}")
-    has_test = (root / "train").is_dir() and (root / "test").is_dir()
-    if has_test:
-        train, test = _list_classes(root / "train"), _list_classes(root / "test")
-        if train.keys() != test.keys():
-            alone = ", ".join(sorted(train.keys() ^ test.keys()))
-            raise DataError(f"{root / 'train'} and {root / 'test'} must have the same classes; only one has: {alone}")
-        parts = {"train/": train, "test/": test}
-    else:
-        parts = {"": _list_classes(root)}
-    names = (
-        f"{part}{class_name}/{file}"
-        for part, classes in parts.items()
-        for class_name, files in classes.items()
-        for file in files
-    )
-    return sorted(names), has_test
-
-
-def _list_classes(folder: Path) -> dict[str, list[str]]:
     try:
-        classes = {path.name: _list_files(path) for path in folder.iterdir() if path.is_dir() and path.name[0] != "."}
+        has_test = (root / "train").is_dir() and (root / "test").is_dir()
+        left_aside = [name for name in _visible(root) if name not in ("train", "test")] if has_test else []
+        parts = {part: _list_classes(root, part, left_aside) for part in (("train/", "test/") if has_test else ("",))}
     except OSError as error:
         raise DataError(f"{error.filename} cannot be read: {error.strerror}") from None
+    for part, classes in parts.items():
+        _check_classes(root / part, classes)
+    if has_test and parts["train/"].keys() != parts["test/"].keys():
+        alone = ", ".join(sorted(parts["train/"].keys() ^ parts["test/"].keys()))
+        raise DataError(f"{root / 'train'} and {root / 'test'} must have the same classes; only one has: {alone}")
+    images = (name for classes in parts.values() for names in classes.values() for name in names)
+    return Listing(sorted(images), has_test, sorted(left_aside))
+
+
+def _list_classes(root: Path, part: str, left_aside: list[str]) -> dict[str, list[str]]:
+    """The images in each folder of `root/part`; what else is there is added to `left_aside`."""
+    classes: dict[str, list[str]] = {}
+    for class_name in _visible(root / part):
+        if not (root / part / class_name).is_dir():
+            left_aside.append(part + class_name)
+            continue
+        classes[class_name] = []
+        for file in _visible(root / part / class_name):
+            is_image = os.path.splitext(file)[1].lower() in SUFFIXES
+            (classes[class_name] if is_image else left_aside).append(f"{part}{class_name}/{file}")
+    return classes
+
+
+def _visible(folder: Path) -> list[str]:
+    return [name for name in os.listdir(folder) if name[0] != "."]
+
+
+def _check_classes(folder: Path, classes: dict[str, list[str]]) -> None:
     if not any(classes.values()):
+        if "train" in classes:
+            raise DataError(
+                f"{folder} has a folder train but none called test: call the part to score on {folder / 'test'}, "
+                f"or move the classes of {folder / 'train'} up into {folder}"
+            )
         raise DataError(
             f"there are no images in {folder}: each class needs a folder of its name with its images in it, "
             f"such as {folder / 'cat' / '1.jpg'}"
         )
     if empty := sorted(name for name, files in classes.items() if not files):
-        raise DataError(f"some classes of {folder} have no images: fill or remove {', '.join(empty)}")
+        raise DataError(
+            f"some classes of {folder} have no images ({', '.join(sorted(SUFFIXES))}) right in their folder: "
+            f"fill or remove {', '.join(empty)}"
+        )
     if len(classes) == 1:
         raise DataError(f"{folder} has only one class, {next(iter(classes))}: a classifier needs two or more")
-    return classes
-
-
-def _list_files(folder: Path) -> list[str]:
-    return [name for name in os.listdir(folder) if name[0] != "." and os.path.splitext(name)[1].lower() in SUFFIXES]
+    if unnamed := [name for name in classes if name != name.encode(errors="replace").decode()]:
+        raise DataError(f"the name of a class of {folder} is not UTF-8: rename {unnamed[0]!a}")
 
 
 def read_images(root: Path, names: Sequence[str], size: int) -> tuple[torch.Tensor, list[str]]:
-    """Decode every file, once and for all, on all cores: uint8 [N, size, size, 3] and the files' SHA-256.
+    """Decode every file, once and for all, on all cores: uint8 [N, size, size, 3], read-only, and the files' SHA-256.
 
     Raises TrainingError.
     """
@@ -78,12 +104,13 @@ def read_images(root: Path, names: Sequence[str], size: int) -> tuple[torch.Tens
                 advance(len(pixels), "")
         if broken:
             raise DataError(
-                f"{len(broken)} of the {len(names)} images in {root} cannot be read: {_first(5, sorted(broken))}. "
+                f"{len(broken)} of the {len(names)} images in {root} cannot be read: {first(5, sorted(broken))}. "
                 "Remove or repair them"
             )
 
     records = cached(root, names, size, decode_all)
-    return torch.from_numpy(records["pixels"]), [digest.hex() for digest in records["digest"].tolist()]
+    with warnings.catch_warnings(action="ignore", category=UserWarning):  # that it is read-only
+        return torch.from_numpy(records["pixels"]), [digest.hex() for digest in records["digest"].tolist()]
 
 
 def refuse_leaks(names: Sequence[str], digests: Sequence[str], in_test: Sequence[bool]) -> None:
@@ -97,15 +124,16 @@ def refuse_leaks(names: Sequence[str], digests: Sequence[str], in_test: Sequence
     if leaks:
         raise DataError(
             f"this would train on test images: {len(leaks)} of {sum(in_test)} are training images too "
-            f"({_first(3, leaks)}). Remove them from one of the two parts"
+            f"({first(3, leaks)}). Remove them from one of the two parts"
         )
 
 
-def hold_out(class_names: Sequence[str], digests: Sequence[str]) -> list[bool]:
-    """Which images to test with: of each class a fifth, at least one. Raises DataError where that leaves none to train.
+def hold_out(class_names: Sequence[str], digests: Sequence[str], part: float, at_least: int = 0) -> list[bool]:
+    """Which images are held out: of each class so large a part of those that differ, the smallest by SHA-256.
 
-    A class's smallest SHA-256 are held out. That is as good as a draw, yet the same for every seed, machine and file
-    name: no run trains on what another run tests with, and copies of a file stay together.
+    That is as good as a draw, yet the same for every seed, machine and file name: no run trains on what another run
+    tests with, or chooses by what another was trained on. Copies of a file stay together, whatever their classes.
+    Raises DataError where a class would have none left to train on.
     """
     digests_of = defaultdict(set)
     for class_name, digest in zip(class_names, digests, strict=True):
@@ -113,15 +141,17 @@ def hold_out(class_names: Sequence[str], digests: Sequence[str]) -> list[bool]:
     held_out = {
         digest
         for distinct in digests_of.values()
-        for digest in sorted(distinct)[: max(1, round(HELD_OUT * len(distinct)))]
+        for digest in sorted(distinct)[: max(at_least, round(part * len(distinct)))]
     }
     if too_few := sorted(name for name, distinct in digests_of.items() if distinct <= held_out):
         raise DataError(
-            f"too few images to hold some out for testing: each class needs two that differ, not {', '.join(too_few)}"
+            f"to hold out {part:.0%} of each class leaves none to train on where there are too few images that differ: "
+            f"add some to {', '.join(too_few)}"
         )
     return [digest in held_out for digest in digests]
 
 
-def _first(most: int, items: Sequence[str]) -> str:
+def first(most: int, items: Sequence[str]) -> str:
+    """The first so many `items`, and how many more there are."""
     more = f" and {len(items) - most} more" if len(items) > most else ""
     return "; ".join(items[:most]) + more

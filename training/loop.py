@@ -24,7 +24,7 @@ from training.recipe import Recipe
 from training.resume import SavedRun, signals_put_off
 from training.updates import Updates
 
-_WINDOW_IMAGES = 400  # normalised at once: enough to make it cheap, few enough to stay in the processor's cache
+_WINDOW_IMAGES = 400  # of 32×32, normalised at once: enough to make it cheap, few enough for the processor's cache
 
 Report = Callable[[int, int, float], None]
 OnEpoch = Callable[[Epoch], object]
@@ -91,7 +91,8 @@ class Run:
     ) -> None:
         self.history: list[Epoch] = []
         self.epoch, self.windows, self.seconds = 1, 0, 0.0
-        self.window_images = max(1, _WINDOW_IMAGES // recipe.batch_size) * recipe.batch_size
+        window_images = _WINDOW_IMAGES * 32**2 // classifier.card.input_size**2
+        self.window_images = max(1, window_images // recipe.batch_size) * recipe.batch_size
         self._batches, self._loss, self._running_loss = (
             0,
             0.0,
@@ -103,7 +104,8 @@ class Run:
         self._draws = torch.Generator().manual_seed(seed)
         self._augment = Augmentation(recipe, len(examples.labels), self._draws)
         self._epochs_draws = self._draws.get_state()  # as they were when the epoch began
-        self._update = Updates(classifier, recipe, recipe.epochs * math.ceil(len(examples.images) / recipe.batch_size))
+        updates = recipe.epochs * math.ceil(len(examples.images) / recipe.batch_size)
+        self._update = Updates(classifier, recipe, updates, examples.labels[examples.images])
 
     def state(self) -> dict[str, Any]:
         """Plain values and tensors, for `restore`."""
@@ -180,9 +182,13 @@ class Run:
 
 def _near(pixels: torch.Tensor, device: torch.device) -> torch.Tensor:
     """On the device where they leave it half of its free memory; else where they are, from where windows are sent."""
-    if device.type == "cuda" and pixels.nbytes > torch.cuda.mem_get_info(device)[0] / 2:
+    too_large = device.type == "cuda" and pixels.nbytes > torch.cuda.mem_get_info(device)[0] / 2
+    if too_large or device.type == "cpu":
         return pixels
-    return pixels.to(device)
+    near = torch.empty(pixels.shape, dtype=pixels.dtype, device=device)
+    for start in range(0, len(pixels), _WINDOW_IMAGES):  # at once they would first be gathered in the CPU's memory
+        near[start : start + _WINDOW_IMAGES] = pixels[start : start + _WINDOW_IMAGES]
+    return near
 
 
 def _refuse_divergence(losses: list[float], epoch: int, recipe: Recipe) -> None:

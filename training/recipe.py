@@ -17,6 +17,7 @@ class Recipe:
     name: str
     summary: str
     architecture: str = Field(default="net", description="the network, a name in models/architectures")
+    image_size: int = Field(default=32, ge=1, le=4096, description="pixels a side of what the network sees")
     epochs: int = Field(ge=1, description="passes over the training images")
     batch_size: int = Field(ge=1, description="images an update")
     validation: float = Field(
@@ -38,6 +39,9 @@ class Recipe:
     )
     weight_decay: float = Field(default=0, ge=0, description="part of a weight that is added to its gradient")
     label_smoothing: float = Field(default=0, ge=0, lt=1, description="probability that is spread over all classes")
+    weighted_loss: bool = Field(
+        default=False, description="whether an image's loss counts the more the rarer its class is, so that all matter"
+    )
 
     flip: Literal["none", "random", "alternating"] = Field(
         default="none", description="mirrored images: none, random, or alternating: each image in every other epoch"

@@ -16,7 +16,7 @@ from models.architectures import build
 from models.card import ModelCard, Scores, Training
 from models.checkpoint import card_path, save, write_atomically
 from models.classifier import Classifier
-from training.data import Data, hold_back, load
+from training.data import Data, hold_back, imbalanced, load
 from training.errors import TrainingError
 from training.evaluation import fit_temperature, logits_of, score
 from training.history import Epoch
@@ -57,9 +57,12 @@ def run(recipe: Recipe, options: Options) -> None:
 
         report = Report(output.with_suffix(".run"))
     versions = {name: version(name) for name in ("torch", "torchvision")} | {"python": platform.python_version()}
-    blank = ModelCard(architecture=recipe.architecture)
+    blank = ModelCard(architecture=recipe.architecture, input_size=recipe.image_size)
+    check_network(blank)
     data = load(options.data, blank.input_size)
     say(f"{len(data.train)} training and {len(data.test)} test images, {len(data.classes)} classes")
+    for remark in data.remarks:
+        say(remark)
 
     training_images, validation_images = hold_back(data, recipe.validation)
     torch.manual_seed(seed)
@@ -140,6 +143,22 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+@torch.no_grad()
+def check_network(card: ModelCard) -> None:
+    """Raises TrainingError now rather than after the reading: by one blank image."""
+    size = card.input_size
+    try:
+        net = build(card.architecture, num_classes=2).eval()
+        Classifier(net, card)(torch.zeros(1, size, size, 3, dtype=torch.uint8))
+    except ValueError as error:
+        raise TrainingError(str(error)) from None
+    except RuntimeError:
+        raise TrainingError(
+            f"{card.architecture} cannot take images of {size} pixels a side: choose another --image-size, "
+            "or another --architecture"
+        ) from None
+
+
 def check_writable(output: Path) -> None:
     """Raises TrainingError now rather than after the training. Makes the folder of `output`."""
     try:
@@ -173,6 +192,8 @@ def print_scores(scores: Scores) -> None:
         f"Accuracy of the network on the {scores.n} test images: {100 * scores.accuracy:.1f} % "
         f"(95 % interval: {100 * low:.1f} to {100 * high:.1f} %)"
     )
+    if imbalanced([sum(row) for row in scores.confusion]):
+        say(f"Mean of the accuracies of the classes, balanced accuracy: {100 * scores.balanced_accuracy:.1f} %")
     width = max(map(len, scores.per_class))
     for name, accuracy in scores.per_class.items():
         say(f"Accuracy for class: {name:{width}} is {100 * accuracy:5.1f} %")

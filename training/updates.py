@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -20,12 +21,12 @@ Network = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Updates:
-    """The `count` updates of a run by `recipe`; each is one call of the optimizer."""
+    """The `count` updates of a run by `recipe` on images of these `labels`; each is one call of the optimizer."""
 
-    def __init__(self, classifier: Classifier, recipe: Recipe, count: int) -> None:
+    def __init__(self, classifier: Classifier, recipe: Recipe, count: int, labels: torch.Tensor) -> None:
         self._recipe, self._device = recipe, classifier.mean.device
         self._net: Network = compiled(classifier, recipe) if recipe.compile else classifier.net
-        self._criterion = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
+        self._criterion = make_criterion(recipe, labels.to(self._device))
         self._optimizer = make_optimizer(classifier.net, recipe)
         self._schedule = LambdaLR(self._optimizer, partial(learning_rate_factor, recipe, count))
         scaled = recipe.precision == "float16"  # its smallest numbers would be 0 unscaled
@@ -43,7 +44,7 @@ class Updates:
             with autocast(self._device, self._recipe.precision):
                 outputs = self._net(inputs)
             loss = self._criterion(outputs.float(), targets)
-            self._scaler.scale(loss).backward()
+            self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             self._scaler.step(self._optimizer)
             self._scaler.update()
             self._schedule.step()
@@ -59,6 +60,22 @@ class Updates:
     def restore(self, state: dict[str, Any]) -> None:
         for part in (self._optimizer, self._schedule, self._scaler):
             part.load_state_dict(state[type(part).__name__])
+
+
+def make_criterion(recipe: Recipe, labels: torch.Tensor) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """Logits float32 [B, C] and targets int64 [B] → the mean loss; `labels` are those of all training images."""
+    if not recipe.weighted_loss:
+        return nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
+    images_of = torch.bincount(labels)
+    weights = len(labels) / (len(images_of) * images_of)  # 1 in the mean over all images: the loss keeps its scale
+
+    def criterion(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        # Not with CrossEntropyLoss's own weights: it divides by their sum over the batch, which takes them back where
+        # a batch is of one class, and with label smoothing it also weighs the classes that an image is not of.
+        losses = F.cross_entropy(outputs, targets, reduction="none", label_smoothing=recipe.label_smoothing)
+        return (losses * weights[targets]).mean()
+
+    return criterion
 
 
 def make_optimizer(net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:

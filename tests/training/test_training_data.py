@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from training import data as data_module
-from training.data import load_cifar10, load_folder
+from training.data import hold_back, load_cifar10, load_folder
 from training.errors import DataError
 
 Draw = Callable[..., Path]
@@ -78,6 +78,22 @@ def test_copies_of_a_file_stay_in_one_part(draw_folder: Draw) -> None:
     assert len(data.test_files) == 8  # of each class, a fifth of ten different images, twice
 
 
+def test_copies_of_a_file_are_never_trained_on_and_validated_with(draw_folder: Draw) -> None:
+    root = draw_folder(per_class=10, splits=("train", "test"))
+    for number, path in enumerate(sorted((root / "train" / "circle").iterdir())):
+        shutil.copy(path, path.with_name(f"copy-{path.name}"))
+        shutil.copy(path, root / "train" / "square" / f"mistaken-{number}.png")
+    data = load_folder(root, 32)
+    for part in (0.25, 0.45):  # of 20 circles, 10 of which differ: both cut between copies
+        kept, held_back = hold_back(data, part)
+        digests = [{data.digests[image] for image in images.tolist()} for images in (kept, held_back)]
+        assert not digests[0] & digests[1]
+        assert sorted(torch.cat([kept, held_back]).tolist()) == data.train.tolist()
+    assert [len(images) for images in hold_back(data, 0)] == [40, 0]
+    with pytest.raises(DataError, match=r"^to hold out 99% of each class .* add some to circle, square$"):
+        hold_back(data, 0.99)
+
+
 def test_a_class_of_two_images_gives_one_to_each_part(draw_folder: Draw) -> None:
     data = load_folder(draw_folder(per_class=2), 32)
     assert data.labels[data.train].tolist() == data.labels[data.test].tolist() == [0, 1]
@@ -92,6 +108,35 @@ def test_hidden_files_and_other_files_are_no_images_and_suffixes_have_no_case(dr
     data = load_folder(root, 32)
     assert data.classes == ("circle", "square")
     assert len(data.labels[data.train]) + len(data.labels[data.test]) == 8
+    assert data.remarks == (f"Files and folders of {root} that are not read: 1 (circle/notes.txt)",)
+
+
+def test_what_is_not_read_is_said(draw_folder: Draw) -> None:
+    root = draw_folder(splits=("train", "test", "val"))
+    (root / "train" / "circle" / "more").mkdir()
+    (root / "test" / "circle" / "photo.HEIC").touch()
+    (root / "train" / "loose.png").touch()
+    (remark,) = load_folder(root, 32).remarks
+    assert remark.endswith("not read: 4 (test/circle/photo.HEIC; train/circle/more; train/loose.png and 1 more)")
+
+
+def test_a_picture_in_two_classes_is_said(draw_folder: Draw) -> None:
+    root = draw_folder()
+    shutil.copy(root / "circle" / "003.png", root / "square" / "copy.png")
+    assert load_folder(root, 32).remarks == (
+        "Pictures that are in more than one class: 1 (circle/003.png is also in square)",
+    )
+
+
+def test_imbalanced_classes_are_said_from_twice_the_images_on(draw_folder: Draw) -> None:
+    root = draw_folder(per_class=20)
+    for number in range(10, 20):
+        (root / "square" / f"0{number}.png").unlink()
+    (remark,) = load_folder(root, 32).remarks
+    assert remark.startswith("The classes are imbalanced, 16 training images of circle and 8 of square: ")
+    for number in range(4):
+        (root / "circle" / f"00{number}.png").unlink()
+    assert load_folder(root, 32).remarks == ()
 
 
 def test_the_fingerprint_is_of_names_and_contents(draw_folder: Draw) -> None:
@@ -114,6 +159,17 @@ def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
     (tmp_path / "cat").mkdir()
     (tmp_path / "cat.jpg").touch()
     assert f"there are no images in {tmp_path}" in refusal(tmp_path)
+
+
+def test_a_train_part_without_a_test_part_is_refused(draw_folder: Draw) -> None:
+    root = draw_folder(splits=("train", "val"))
+    assert f"none called test: call the part to score on {root / 'test'}" in refusal(root)
+
+
+def test_a_class_name_that_no_card_can_hold_is_refused(draw_folder: Draw) -> None:
+    root = draw_folder()
+    (root / "circle").rename(root / "caf\udce9")
+    assert refusal(root).endswith(r"is not UTF-8: rename 'caf\udce9'")
 
 
 def test_a_single_class_is_refused(draw_folder: Draw) -> None:
@@ -142,7 +198,7 @@ def test_a_class_with_too_few_images_to_split_is_refused(draw_folder: Draw) -> N
     (root / "lonely").mkdir()
     Image.new("RGB", (8, 8), "red").save(root / "lonely" / "1.png")
     shutil.copy(root / "lonely" / "1.png", root / "lonely" / "2.png")
-    assert refusal(root).endswith("each class needs two that differ, not lonely")
+    assert refusal(root).endswith("too few images that differ: add some to lonely")
 
 
 def test_unreadable_images_are_counted_and_the_first_five_named(draw_folder: Draw) -> None:
@@ -155,6 +211,13 @@ def test_unreadable_images_are_counted_and_the_first_five_named(draw_folder: Dra
     assert "circle/004.png (the image is empty" in sentence
     assert "circle/005.png" not in sentence
     assert sentence.endswith("and 2 more. Remove or repair them")
+
+
+def test_a_link_to_nowhere_is_named(draw_folder: Draw) -> None:
+    root = draw_folder()
+    load_folder(root, 32)
+    (root / "circle" / "link.png").symlink_to("nowhere.png")
+    assert "circle/link.png (No such file or directory)" in refusal(root)
 
 
 def test_training_on_test_images_is_refused(draw_folder: Draw) -> None:

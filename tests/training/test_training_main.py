@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import nn
 
 from models.card import CIFAR10_CLASSES
@@ -198,6 +199,45 @@ def test_bad_use_is_one_sentence(capsys: pytest.CaptureFixture[str], arguments: 
 
 def test_a_device_that_is_not_here_is_refused_before_the_data_is_read(capsys: pytest.CaptureFixture[str]) -> None:
     assert "there is no cuda:99 here" in refusal(capsys, 1, "--data", "nowhere", "--device", "cuda:99")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--image-size", "48"], "net cannot take images of 48 pixels a side: choose another --image-size, or another"),
+        (["fast", "--image-size", "2"], "airbench cannot take images of 2 pixels a side"),
+        (["--architecture", "fancy"], "no architecture is called 'fancy'; there are: "),
+    ],
+)
+def test_what_the_network_cannot_take_is_refused_before_the_data_is_read(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], reason: str
+) -> None:
+    assert reason in refusal(capsys, 1, "--data", "nowhere", *arguments)
+
+
+def test_cifar10_has_one_size(capsys: pytest.CaptureFixture[str]) -> None:
+    sentence = refusal(capsys, 1, "fast", "--image-size", "48")
+    assert "cifar10 is 32 pixels a side: leave --image-size out" in sentence
+
+
+def test_imbalanced_grey_pictures_of_another_size_train_and_the_card_says_all_of_it(
+    draw_folder: Draw, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = draw_folder("große shapes", per_class=40)
+    (root / "square").rename(root / "rare 四角")
+    for number in range(10, 40):
+        (root / "rare 四角" / f"0{number}.png").unlink()
+    for path in root.rglob("*.png"):
+        Image.open(path).convert("L").save(path)
+    flags = ["--architecture", "airbench", "--image-size", "24", "--epochs", "1", "--weighted-loss", "yes"]
+    assert main(["--data", str(root), *flags]) == 0
+    card = load(Path("cifar_net.pth")).card
+    assert (card.input_size, card.classes) == (24, ("circle", "rare 四角"))
+    assert card.scores is not None
+    assert card.scores.balanced_accuracy == sum(card.scores.per_class.values()) / 2
+    said = capsys.readouterr().out
+    assert "The classes are imbalanced, 32 training images of circle and 8 of rare 四角: with --weighted-loss" in said
+    assert f"balanced accuracy: {100 * card.scores.balanced_accuracy:.1f} %\n" in said
 
 
 def test_an_output_that_cannot_be_written_is_refused_before_the_data_is_read(

@@ -39,7 +39,7 @@ def readers() -> list[psutil.Process]:
 @pytest.mark.usefixtures("children_at_once")
 def test_children_read_every_image_into_its_place(draw_folder: Draw) -> None:
     root = draw_folder(per_class=20)
-    names, _ = list_images(root)
+    names = list_images(root).images
     pixels, digests, _ = reading.read(root, names, 32)
     read_pixels, read_digests = read_images(root, names, 32)
     assert bytes(read_pixels.numpy()) == bytes(pixels)
@@ -59,7 +59,7 @@ def test_what_children_cannot_read_is_listed(draw_folder: Draw) -> None:
 @pytest.mark.usefixtures("children_at_once")
 def test_a_child_that_is_killed_ends_the_reading_in_one_sentence(draw_folder: Draw) -> None:
     root = draw_folder(per_class=200)
-    names, _ = list_images(root)
+    names = list_images(root).images
     with closing(reading.read_on_all_cores(root, names, 32)) as blocks:
         next(blocks), next(blocks)
         for child in readers():

@@ -11,7 +11,7 @@ from models.architectures import build
 from models.card import ModelCard
 from models.classifier import Classifier
 from training.recipe import FAST, TUTORIAL, Recipe
-from training.updates import Updates, compiled, make_optimizer
+from training.updates import Updates, compiled, make_criterion, make_optimizer
 
 BATCH = (torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(0)), torch.arange(8))
 
@@ -42,17 +42,17 @@ def test_only_the_biases_of_normalisations_learn_faster_and_all_decay_alike() ->
 def test_what_a_network_holds_fixed_stays_as_it_was() -> None:
     classifier = classifier_of(FAST)
     before = {name: value.clone() for name, value in classifier.net.named_parameters()}
-    Updates(classifier.train(), FAST, count=2)([BATCH, BATCH])
+    Updates(classifier.train(), FAST, count=2, labels=BATCH[1])([BATCH, BATCH])
     for name, parameter in classifier.net.named_parameters():
         assert torch.equal(parameter, before[name]) != parameter.requires_grad, name
 
 
 def test_updates_go_on_from_their_state_as_if_they_had_not_stopped() -> None:
     one = classifier_of(FAST).train()
-    updates = Updates(one, FAST, count=4)
+    updates = Updates(one, FAST, count=4, labels=BATCH[1])
     updates([BATCH, BATCH])
     other = copy.deepcopy(one)
-    going_on = Updates(other, FAST, count=4)
+    going_on = Updates(other, FAST, count=4, labels=BATCH[1])
     going_on.restore(copy.deepcopy(updates.state()))
     assert updates([BATCH]) == going_on([BATCH])
     for mine, theirs in zip(one.net.parameters(), other.net.parameters(), strict=True):
@@ -65,11 +65,24 @@ def test_bfloat16_makes_nearly_the_same_updates_and_leaves_float32_weights() -> 
         torch.manual_seed(0)
         recipe = replace(TUTORIAL, precision=precision, learning_rate=0.01)
         classifier = classifier_of(recipe).train()
-        losses[precision] = Updates(classifier, recipe, count=20)([BATCH] * 20)
+        losses[precision] = Updates(classifier, recipe, count=20, labels=BATCH[1])([BATCH] * 20)
         assert {parameter.dtype for parameter in classifier.net.parameters()} == {torch.float32}
     assert losses["bfloat16"] != losses["float32"]
     assert losses["bfloat16"] == pytest.approx(losses["float32"], abs=0.05)
     assert losses["float32"][-1] < losses["float32"][0] - 0.05
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_a_weighted_loss_counts_every_class_alike_over_an_epoch_of_any_batches(smoothing: float) -> None:
+    labels = torch.tensor([0] * 60 + [1] * 30 + [2] * 6)
+    logits = torch.randn(96, 3, generator=torch.Generator().manual_seed(1))
+    plain = replace(TUTORIAL, label_smoothing=smoothing)
+    of_class = [make_criterion(plain, labels)(logits[labels == label], labels[labels == label]) for label in range(3)]
+    weighted = make_criterion(replace(plain, weighted_loss=True), labels)
+    for batch in (1, 32, 96):
+        batches = zip(torch.split(logits, batch), torch.split(labels, batch), strict=True)
+        losses = torch.stack([weighted(*each) for each in batches])
+        torch.testing.assert_close(losses.mean(), torch.stack(of_class).mean())
 
 
 def test_where_nothing_can_be_compiled_the_network_trains_as_it_is(

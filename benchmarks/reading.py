@@ -1,0 +1,99 @@
+"""Does the time of reading and of training grow as the number of images does? Beside a DataLoader in the same run.
+
+    CIFAR_DATA=data python -m benchmarks.reading
+
+Each row is a folder of links to some of CIFAR-10's images. Both decode the same files, in as many processes.
+"""
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from models.architectures import build
+from models.card import ModelCard
+from models.classifier import Classifier
+from training.data import Data, load_folder
+from training.loop import Examples, train
+from training.recipe import TUTORIAL, change
+
+Result = TypeVar("Result")
+_WARM_UP = 1000  # images
+_COLUMNS = ("DataLoader", "first time", "cached", "one epoch")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.reading", description="Seconds for 1x, 2x, 4x images.")
+    parser.add_argument("--images", type=int, default=15_000, help="1x; then 2x and 4x (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="how often; the median counts (%(default)s)")
+    options = parser.parse_args(argv)
+    files = sorted(Path(os.environ.get("CIFAR_DATA", "data")).resolve().glob("*/*/*.jpg"))
+    counts = [options.images, 2 * options.images, 4 * options.images]
+    if counts[-1] > len(files):
+        print(f"benchmarks.reading: {len(files)} images are too few: name their folder in CIFAR_DATA", file=sys.stderr)
+        return 1
+    measure(files, _WARM_UP)  # imports what each of them needs
+    rounds = [[measure(files, count) for count in counts] for _ in range(options.rounds)]
+    rows = [[statistics.median(times) for times in zip(*rows, strict=True)] for rows in zip(*rounds, strict=True)]
+    print(f"seconds, median of {options.rounds} rounds ({os.cpu_count()} cores)")
+    print(f"{'images':>8}  " + "  ".join(f"{column:>10}" for column in _COLUMNS))
+    for count, row in zip(counts, rows, strict=True):
+        print(f"{count:8,}  " + "  ".join(f"{each:10.2f}" for each in row))
+    ratios = (last / (4 * first) for first, last in zip(rows[0], rows[-1], strict=True))
+    print("of a line " + "  ".join(f"{ratio:10.2f}" for ratio in ratios))
+    return 0
+
+
+def measure(files: Sequence[Path], count: int) -> tuple[float, ...]:
+    """Seconds of a DataLoader's pass, of our first reading and our second, and of an epoch by the tutorial's recipe."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["XDG_CACHE_HOME"] = f"{folder}/cache"
+        root = link(files, count, Path(folder, "images"))
+        loader, _ = seconds(lambda: read_by_data_loader(root))
+        first, data = seconds(lambda: load_folder(root, size=32))
+        cached, _ = seconds(lambda: load_folder(root, size=32))
+        epoch, _ = seconds(lambda: train_an_epoch(data))
+    return loader, first, cached, epoch
+
+
+def link(files: Sequence[Path], count: int, root: Path) -> Path:
+    """A folder with links to `count` of the files, evenly of all classes."""
+    for number in range(count):
+        path = files[number * len(files) // count]
+        (root / path.parent.name).mkdir(parents=True, exist_ok=True)
+        (root / path.parent.name / f"{path.parents[1].name}-{path.name}").symlink_to(path)
+    return root
+
+
+def seconds(work: Callable[[], Result]) -> tuple[float, Result]:
+    started = time.perf_counter()
+    result = work()
+    return time.perf_counter() - started, result
+
+
+def read_by_data_loader(root: Path) -> None:
+    from torch.utils.data import DataLoader
+    from torchvision.datasets import ImageFolder
+    from torchvision.transforms import PILToTensor
+
+    for _ in DataLoader(ImageFolder(root, PILToTensor()), batch_size=256, num_workers=os.cpu_count() or 1):
+        pass
+
+
+def train_an_epoch(data: Data) -> None:
+    torch.manual_seed(0)
+    classifier = Classifier(build("net", num_classes=len(data.classes)), ModelCard(classes=data.classes))
+    every = torch.arange(len(data.labels))
+    recipe = change(TUTORIAL, {"epochs": 1})
+    train(classifier, Examples(data.pixels, data.labels, every), recipe, seed=0, report=lambda *_: None)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
