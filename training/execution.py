@@ -51,7 +51,7 @@ def fastest_execution(
 def choose(classifier: Classifier, recipe: Recipe) -> Execution:
     if classifier.mean.device.type != "cpu":
         return Execution(torch.get_num_threads(), onednn=True, channels_last=True)
-    if recipe.batch_size <= _FEW_IMAGES:
+    if recipe.batch_size <= _FEW_IMAGES and recipe.precision == "float32":
         return _SMALL_BATCHES  # untried, so that a seed gives the same bytes every time
     all_cores, one_core = (Execution(count, onednn=True, channels_last=True) for count in (torch.get_num_threads(), 1))
     count, size = min(recipe.batch_size, _TRIAL_IMAGES), classifier.card.input_size

@@ -25,7 +25,7 @@ from training.promotion import promote
 from training.recipe import Recipe
 from training.resume import SavedRun
 
-_INITIALISE_BY = 5000  # training images at most
+_INITIALISE_BY = 5000  # training images of 32×32 at most
 
 say = partial(print, flush=True)  # in a pipe or a log file too, a line appears when it is said
 
@@ -113,9 +113,11 @@ def initialise(classifier: Classifier, data: Data, images: torch.Tensor) -> None
     net_initialise = getattr(classifier.net, "initialise", None)
     if net_initialise is None:
         return
+    count = min(len(images), max(1, _INITIALISE_BY * 32**2 // classifier.card.input_size**2))
+    some = images[torch.linspace(0, len(images) - 1, count).long()]  # evenly: a folder's images are sorted by class
     try:
         with torch.no_grad():
-            net_initialise(classifier.normalise(data.pixels[images[:_INITIALISE_BY]]))
+            net_initialise(classifier.normalise(data.pixels[some]))
     except OSError as error:
         raise TrainingError(
             f"the weights to start from could not be fetched ({error}): choose another architecture"
