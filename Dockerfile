@@ -15,7 +15,7 @@ RUN --mount=type=cache,target=/root/.cache \
     python3 -m venv /tmp/uv && /tmp/uv/bin/pip install --quiet "$(sed -nE 's/^(uv==[^ ]+).*/\1/p' requirements.lock)" && \
     python3 -m venv --without-pip /opt/venv && \
     if [ "$TORCH" != locked ]; then \
-        /tmp/uv/bin/uv pip install --torch-backend "$TORCH" "$(sed -nE 's/^(torch==[^ ]+).*/\1/p' requirements.lock)"; \
+        /tmp/uv/bin/uv pip install --torch-backend "$TORCH" $(sed -nE 's/^(torch(vision)?==[^ ]+).*/\1/p' requirements.lock); \
     fi && \
     /tmp/uv/bin/uv pip install --requirements pyproject.toml --extra server --constraints requirements.lock
 COPY README.md LICENSE ./
