@@ -16,14 +16,13 @@ from typing import NamedTuple
 import torch
 
 from benchmarks import airbench94
-from models.architectures import build
 from models.card import ModelCard
 from models.classifier import Classifier
 from training.data import Data, hold_back, load_folder
 from training.evaluation import evaluate
 from training.loop import Examples, train
+from training.preparation import make_classifier
 from training.recipe import RECIPES, Recipe, change
-from training.run import initialise
 
 
 class Result(NamedTuple):
@@ -73,12 +72,11 @@ def recipe_run(name: str, data: Data) -> Callable[[int], Result]:
     images, validation = hold_back(data, recipe.validation)
 
     def run(seed: int) -> Result:
-        torch.manual_seed(seed)
-        card = ModelCard(architecture=recipe.architecture, classes=data.classes, precision=recipe.precision)
-        classifier = Classifier(build(recipe.architecture, num_classes=len(data.classes)), card)
-        initialise(classifier, data, images)
+        classifier = make_classifier(recipe, data, images, seed)
+        card = classifier.card.model_copy(update={"flip_average": False})
         examples = Examples(data.pixels, data.labels, images, validation)
         epochs = train(classifier, examples, recipe, seed, report=lambda epoch, batch, loss: None)
+        classifier.card = card
         plain = evaluate(classifier, data.pixels, data.labels, data.test, data.name).accuracy
         classifier.card = card.model_copy(update={"flip_average": True})
         averaged = evaluate(classifier, data.pixels, data.labels, data.test, data.name).accuracy

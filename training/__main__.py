@@ -38,6 +38,7 @@ from pydantic import ValidationError
 from training.compare import compare
 from training.errors import TrainingError
 from training.listing import print_recipes
+from training.options import Options, resume_path
 from training.recipe import FIELDS, RECIPES, change
 
 
@@ -63,10 +64,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         except TrainingError as error:
             return _say(2, str(error))
         return 0
-    command = shlex.join(["cifar-train", *arguments])
+    command = shlex.join([*_program(), *arguments])
     try:
         with _signals_as_exceptions():
-            from training.run import Options, run  # seconds of imports, which a mistaken flag need not wait for
+            from training.run import run  # seconds of imports, which a mistaken flag need not wait for
 
             said = {field.name: getattr(options, field.name) for field in fields(Options) if field.name != "command"}
             run(recipe, Options(command=command, **said))
@@ -84,8 +85,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _program() -> list[str]:
+    if not _by_torchrun():
+        return ["cifar-train"]
+    hosts = os.environ["GROUP_WORLD_SIZE"]
+    several = ["--nnodes", hosts] if hosts != "1" else []
+    return ["torchrun", *several, "--nproc-per-node", os.environ["LOCAL_WORLD_SIZE"], "-m", "training"]
+
+
+def _by_torchrun() -> bool:
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
 def _what_is_left(output: Path) -> str:
-    to_resume = ": the same command with --resume goes on" if output.with_suffix(".resume").exists() else ""
+    to_resume = ": the same command with --resume goes on" if resume_path(output).exists() else ""
     return f"{output} was not written{to_resume}"
 
 
@@ -108,8 +121,18 @@ def _signals_as_exceptions() -> Iterator[None]:
 
 
 def _say(status: int, sentence: str) -> int:
-    print(f"cifar-train: {sentence}", file=sys.stderr)
+    if _speaks(status):
+        print(f"cifar-train: {sentence}", file=sys.stderr)
     return status
+
+
+def _speaks(status: int) -> bool:
+    """Of the processes that torchrun started, the one that knows of an error tells of it; else the one that writes."""
+    if not _by_torchrun() or status != 1:
+        return not _by_torchrun() or os.environ["RANK"] == "0"
+    from training.distributed import knows_first
+
+    return knows_first()
 
 
 class _Parser(argparse.ArgumentParser):

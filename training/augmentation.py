@@ -16,15 +16,20 @@ class Augmentation:
         if recipe.flip == "alternating":  # the images that are flipped in the first epoch; the others are in the next
             self._begin_flipped = torch.rand(images, generator=draws) < 0.5
 
-    def __call__(self, pixels: torch.Tensor, indices: torch.Tensor, epoch: int) -> torch.Tensor:
-        """uint8 [n, H, W, 3], at `indices` (int64 [n], on the CPU) of the set → the same, as `epoch` sees them."""
-        recipe, count = self._recipe, len(pixels)
+    def __call__(
+        self, pixels: torch.Tensor, indices: torch.Tensor, epoch: int, kept: torch.Tensor | slice = slice(None)
+    ) -> torch.Tensor:
+        """uint8 [n, H, W, 3], at `indices` (int64 [n], on the CPU) of the set → the same, as `epoch` sees them.
+
+        Where `pixels` are only those `kept` (int64 [k], on the CPU) of the n, it draws for all of them nevertheless.
+        """
+        recipe, count = self._recipe, len(indices)
         if recipe.flip != "none" or recipe.translate:
             flips = self._flips(indices, epoch)
             down, right = self._draw(-recipe.translate, recipe.translate, (2, count))
-            pixels = shift_and_flip(pixels, *(draw.to(pixels.device) for draw in (down, right, flips)))
+            pixels = shift_and_flip(pixels, *(draw[kept].to(pixels.device) for draw in (down, right, flips)))
         if recipe.cutout:
-            centres = self._draw(0, pixels.shape[1] - 1, (2, count)).to(pixels.device)
+            centres = self._draw(0, pixels.shape[1] - 1, (2, count))[:, kept].to(pixels.device)
             pixels = cut_out(pixels, centres, recipe.cutout)
         return pixels
 

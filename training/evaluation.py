@@ -7,6 +7,7 @@ import torch.nn.functional as F
 
 from models.card import ModelCard, Scores
 from models.classifier import Classifier
+from training import distributed
 from training.errors import TrainingError
 
 _BATCH = 1000  # images of 32×32 a forward pass: past the point where more is faster, and 12 MB of floats
@@ -18,11 +19,16 @@ _TEMPERATURES = (0.5, 5.0)  # images that are few, or all classified right, woul
 def logits_of(classifier: Classifier, pixels: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
     """Of uint8 [N, H, W, 3] the n `images` (int64 [n]) → float32 [n, C]; all on the CPU.
 
-    Raises TrainingError where they are no numbers.
+    Of several processes each answers for some of the batches, the very ones that one process would make, and all are
+    given all answers. Raises TrainingError where they are no numbers.
     """
     device = classifier.mean.device
-    batches = torch.split(images, max(1, _BATCH * 32**2 // classifier.card.input_size**2))
-    logits = torch.cat([classifier.logits(pixels[batch].to(device)).cpu() for batch in batches])
+    distributed.as_the_first_has_it(classifier.net)
+    logits = torch.zeros(len(images), len(classifier.card.classes))
+    batches = torch.split(torch.arange(len(images)), max(1, _BATCH * 32**2 // classifier.card.input_size**2))
+    for batch in batches[distributed.rank() :: distributed.size()]:
+        logits[batch] = classifier.logits(pixels[images[batch]].to(device)).cpu()
+    distributed.summed(logits)
     if not logits.isfinite().all():
         raise TrainingError(
             "the trained network answers NaN: try another --seed, or a recipe with a lower learning rate"

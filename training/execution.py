@@ -1,6 +1,7 @@
 """How this machine runs a training step fastest: threads, kernels and memory format, found by trying."""
 
 import copy
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ import torch
 from torch import nn
 
 from models.classifier import Classifier, autocast
+from training import distributed
 from training.recipe import Recipe
 
 _FEW_IMAGES = 16
@@ -40,7 +42,7 @@ def fastest_execution(
     deterministic = torch.backends.cudnn.deterministic
     torch.backends.cudnn.deterministic = True  # cuDNN's fastest kernels add up in an order of chance
     try:
-        chosen = chosen_before or choose(classifier, recipe)
+        chosen = chosen_before or distributed.of_the_first(choose(classifier, recipe))
         _apply(chosen, classifier.net)
         yield chosen
     finally:
@@ -51,10 +53,11 @@ def fastest_execution(
 def choose(classifier: Classifier, recipe: Recipe) -> Execution:
     if classifier.mean.device.type != "cpu":
         return Execution(torch.get_num_threads(), onednn=True, channels_last=True)
-    if recipe.batch_size <= _FEW_IMAGES and recipe.precision == "float32":
+    batch_size = math.ceil(recipe.batch_size / distributed.size())
+    if batch_size <= _FEW_IMAGES and recipe.precision == "float32":
         return _SMALL_BATCHES  # untried, so that a seed gives the same bytes every time
     all_cores, one_core = (Execution(count, onednn=True, channels_last=True) for count in (torch.get_num_threads(), 1))
-    count, size = min(recipe.batch_size, _TRIAL_IMAGES), classifier.card.input_size
+    count, size = min(batch_size, _TRIAL_IMAGES), classifier.card.input_size
     pixels = torch.zeros((count, size, size, 3), dtype=torch.uint8)
     seconds = {all_cores: _seconds(all_cores, classifier, pixels)}
     if seconds[all_cores] < _LONG_STEP_S:  # a longer one is worth all cores, even if others use some of them just now

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 
 from models.classifier import Classifier
+from training import distributed
 from training.augmentation import Augmentation
 from training.errors import TrainingError
 from training.evaluation import logits_of
@@ -58,7 +59,7 @@ def train(
     come to without a stop. Raises TrainingError where the loss stops being a number, or the run cannot be saved or gone
     on with.
     """
-    state = saved.load() if saved and resume else None
+    state = saved.load_where_asked(resume) if saved else None
     classifier.train()
     with (
         fastest_execution(classifier, recipe, Execution(*state["execution"]) if state else None) as execution,
@@ -72,13 +73,14 @@ def train(
         while run.epoch <= recipe.epochs and not told_to_stop():
             epochs = len(run.history)
             for losses in run.rest_of_epoch(report):
-                advance(len(losses) * recipe.batch_size, f"epoch {run.epoch}/{recipe.epochs}  loss {fmean(losses):.3f}")
+                advance(len(losses) * recipe.batch_size, run.note(fmean(losses)))
                 if told_to_stop():
                     break
-            if saved:
-                saved.save(run.state())
-            for epoch in run.history[epochs:]:
-                on_epoch(epoch)
+            if distributed.rank() == 0:
+                if saved:
+                    saved.save(run.state())
+                for epoch in run.history[epochs:]:
+                    on_epoch(epoch)
     classifier.eval()
     return run.history
 
@@ -127,6 +129,12 @@ class Run:
         self.epoch, self.windows, self.seconds, self._batches, self._loss, self._running_loss = state["place"]
         self.history = [Epoch(*epoch) for epoch in state["history"]]
 
+    def note(self, loss: float) -> str:
+        """Where it is, for a progress bar; the accuracy is that on the validation images after the last epoch."""
+        accuracy = self.history[-1].accuracy if self.history else None
+        known = "" if accuracy is None else f"  {100 * accuracy:.1f} %"
+        return f"epoch {self.epoch}/{self._recipe.epochs}  loss {loss:.3f}{known}"
+
     def rest_of_epoch(self, report: Report) -> Iterator[list[float]]:
         """Goes on to the end of the epoch. Yields, after every window, the losses of its batches."""
         draws = torch.Generator()
@@ -152,11 +160,14 @@ class Run:
     def _train_on(self, images: torch.Tensor) -> list[float]:
         """int64 [n] → the losses of their batches."""
         device = self._classifier.mean.device
-        pixels = self._examples.pixels[images.to(self._examples.pixels.device)].to(device)
-        inputs = self._classifier.normalise(self._augment(pixels, images, self.epoch))
-        targets = self._examples.labels[images].to(device)
-        batches = zip(*(torch.split(part, self._recipe.batch_size) for part in (inputs, targets)), strict=True)
-        return self._update(batches)
+        share = distributed.share(len(images), self._recipe.batch_size, distributed.rank(), distributed.size())
+        mine = images[share.positions]
+        pixels = self._examples.pixels[mine.to(self._examples.pixels.device)].to(device)
+        inputs = self._classifier.normalise(self._augment(pixels, images, self.epoch, share.positions))
+        targets = self._examples.labels[mine].to(device)
+        return self._update(
+            zip(torch.split(inputs, share.sizes), torch.split(targets, share.sizes), share.weights, strict=True)
+        )
 
     def _validate(self) -> float | None:
         """The accuracy on the validation images, where there are any."""

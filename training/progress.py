@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from training import distributed
+
 Advance = Callable[[int, str], None]
 
 
@@ -32,7 +34,7 @@ def progress_bar(description: str, images: int) -> Iterator[Advance]:
         transient=True,
         refresh_per_second=4,  # each refresh is time that the training loop does not get
         redirect_stdout=sys.stdout.isatty(),  # `cifar-train > log` must still write to the log
-        disable=not (sys.stderr.isatty() and console.is_interactive),
+        disable=distributed.rank() > 0 or not (sys.stderr.isatty() and console.is_interactive),
     )
     with bar:
         task = bar.add_task(description, total=images, note="")

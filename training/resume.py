@@ -1,10 +1,11 @@
 """How a run that was stopped goes on: its state is written after every epoch, and when it is told to stop."""
 
 import io
+import os
 import pickle
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 
 from models.checkpoint import write_atomically
+from training import distributed
 from training.errors import TrainingError
 
 
@@ -22,10 +24,24 @@ class SavedRun:
         self.path = path
         self._identity = identity
 
+    def load_where_asked(self, asked: bool) -> dict[str, Any] | None:
+        """What was saved, for all processes as the first one finds it; None for a run that is to start anew.
+
+        One that torchrun starts again goes on unasked, if it was saved. Raises TrainingError as `load`.
+        """
+        restarted = distributed.highest(int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)))  # not on every host
+        state = None
+        if distributed.rank() == 0 and asked:
+            state = self.load()
+        elif distributed.rank() == 0 and restarted:
+            with suppress(TrainingError):
+                state = self.load()
+        return distributed.of_the_first(state)
+
     def load(self) -> dict[str, Any]:
         """What was saved. Raises TrainingError where there is nothing, or another run's."""
         try:
-            saved = torch.load(self.path, weights_only=True)
+            saved = torch.load(self.path, map_location="cpu", weights_only=True)
         except FileNotFoundError:
             raise TrainingError(f"there is no {self.path} to go on from: train without --resume") from None
         except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
@@ -52,7 +68,10 @@ class SavedRun:
 
 @contextmanager
 def signals_put_off() -> Iterator[Callable[[], bool]]:
-    """SIGINT and SIGTERM wait until the end of the block. Gives what tells whether one does; a second does not wait."""
+    """SIGINT and SIGTERM wait until the end of the block. Gives what tells whether one does; a second does not wait.
+
+    A signal to one process of a run stops all of them, at the same place if they ask at the same places.
+    """
     waiting: list[int] = []
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
@@ -65,10 +84,16 @@ def signals_put_off() -> Iterator[Callable[[], bool]]:
         for number, handler in before.items():
             signal.signal(number, handler)
 
+    def told_to_stop() -> bool:
+        number = distributed.highest(waiting[0] if waiting else 0)
+        if number and not waiting:
+            waiting.append(number)
+        return bool(number)
+
     for number in before:
         signal.signal(number, put_off)
     try:
-        yield lambda: bool(waiting)
+        yield told_to_stop
     finally:
         restore()
         if waiting:

@@ -1,6 +1,7 @@
 """How the weights change: the loss, the optimizer, its schedule, and the precision of the arithmetic."""
 
 import copy
+import math
 import sys
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -12,12 +13,11 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from models.classifier import Classifier, autocast
+from training import distributed
 from training.recipe import Recipe
 
 _RISE = 0.2  # the part of the updates in which a triangle's learning rate rises
 _FIRST_SCALE = 1024.0  # of float16 gradients: torch's own 65536 overflows at first, which skips updates
-
-Network = Callable[[torch.Tensor], torch.Tensor]
 
 
 class Updates:
@@ -25,7 +25,9 @@ class Updates:
 
     def __init__(self, classifier: Classifier, recipe: Recipe, count: int, labels: torch.Tensor) -> None:
         self._recipe, self._device = recipe, classifier.mean.device
-        self._net: Network = compiled(classifier, recipe) if recipe.compile else classifier.net
+        distributed.synchronise(classifier.net, self._device)
+        net = compiled(classifier, recipe) if recipe.compile else classifier.net
+        self._net = distributed.parallel(net, self._device)  # the last, so that each can do without compiling
         self._criterion = make_criterion(recipe, labels.to(self._device))
         self._optimizer = make_optimizer(classifier.net, recipe)
         self._schedule = LambdaLR(self._optimizer, partial(learning_rate_factor, recipe, count))
@@ -36,20 +38,25 @@ class Updates:
     def learning_rate(self) -> float:
         return float(self._schedule.get_last_lr()[-1])
 
-    def __call__(self, batches: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> list[float]:
-        """One update for each batch of inputs, float32 [B, 3, H, W], and targets, int64 [B]; returns their losses."""
+    def __call__(self, batches: Iterable[tuple[torch.Tensor, torch.Tensor, float]]) -> list[float]:
+        """One update for each batch of inputs, float32 [B, 3, H, W], and targets, int64 [B]; returns their losses.
+
+        Of several processes each gives its share of a batch, with its weight among the others (else 1).
+        """
         losses = []
-        for inputs, targets in batches:
+        for inputs, targets, weight in batches:
             self._optimizer.zero_grad()
             with autocast(self._device, self._recipe.precision):
                 outputs = self._net(inputs)
             loss = self._criterion(outputs.float(), targets)
+            if weight != 1:
+                loss = loss * weight
             self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
             self._scaler.step(self._optimizer)
             self._scaler.update()
             self._schedule.step()
             losses.append(loss.detach())  # read below: reading it here would wait for the device at every step
-        read: list[float] = torch.stack(losses).tolist()
+        read: list[float] = (distributed.summed(torch.stack(losses)) / distributed.size()).tolist()
         return read
 
     def state(self) -> dict[str, Any]:
@@ -103,13 +110,12 @@ def learning_rate_factor(recipe: Recipe, updates: int, done: int) -> float:
     return min((done + 1) / rise, (updates - done) / (updates - rise))
 
 
-def compiled(classifier: Classifier, recipe: Recipe) -> Network:
+def compiled(classifier: Classifier, recipe: Recipe) -> nn.Module:
     """By torch.compile; where that fails here (it needs a C++ compiler, or Triton), the network as it is, saying so."""
-    net, size = torch.compile(classifier.net), classifier.card.input_size
-    before = copy.deepcopy(classifier.net.state_dict())
-    inputs = classifier.normalise(
-        torch.zeros(recipe.batch_size, size, size, 3, dtype=torch.uint8).to(classifier.mean.device)
-    )
+    net: Any = torch.compile(classifier.net)
+    size = classifier.card.input_size
+    before, batch_size = copy.deepcopy(classifier.net.state_dict()), math.ceil(recipe.batch_size / distributed.size())
+    inputs = classifier.normalise(torch.zeros(batch_size, size, size, 3, dtype=torch.uint8).to(classifier.mean.device))
     try:
         with autocast(inputs.device, recipe.precision):
             outputs = net(inputs)
@@ -121,4 +127,4 @@ def compiled(classifier: Classifier, recipe: Recipe) -> Network:
     finally:
         classifier.net.load_state_dict(before)  # what the trial did to normalisations
         classifier.net.zero_grad()
-    return net
+    return net  # type: ignore[no-any-return]

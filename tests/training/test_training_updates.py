@@ -13,7 +13,7 @@ from models.classifier import Classifier
 from training.recipe import FAST, TUTORIAL, Recipe
 from training.updates import Updates, compiled, make_criterion, make_optimizer
 
-BATCH = (torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(0)), torch.arange(8))
+BATCH = (torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(0)), torch.arange(8), 1.0)
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,233 @@
+"""Several processes that train one network, as `torchrun --nproc-per-node 2 -m training ...` starts them.
+
+Each holds the whole network and takes its share of every batch; DistributedDataParallel averages their gradients, so
+that they make the updates that one process makes of the whole batch. The statistics of BatchNorm are over all of it on
+GPUs; on CPUs, where PyTorch has no SyncBatchNorm, they are over the share of each process, and the first one's count.
+
+Where torchrun did not start us, all of this does nothing.
+"""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from functools import lru_cache
+from threading import Thread
+from typing import Any, NamedTuple, TypeVar
+from uuid import uuid4
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.rendezvous import rendezvous
+
+from training.errors import TrainingError
+
+Value = TypeVar("Value")
+
+# For one that hangs, or whose cable was cut; one that dies is noticed at once. Healthy ones wait for each other too: a
+# minute where torch.compile works again for the last and smaller batch of an epoch.
+_PATIENCE = timedelta(minutes=5)
+_ANSWER_S = 3.0  # of torchrun's store
+_READING = timedelta(hours=2)  # for those that decode the images of their host: a million photographs take half an hour
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """What torchrun started is one group inside. Raises TrainingError where one of it is lost."""
+    if not dist.is_torchelastic_launched():
+        yield
+        return
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(max(1, cores // local_size()))  # torchrun asks for 1
+    try:
+        store, rank, size = next(rendezvous("env://", timeout=_PATIENCE))
+        store = dist.PrefixStore(_meet(store, rank, size), store)  # type: ignore[attr-defined]
+        dist.init_process_group(store=store, rank=rank, world_size=size, timeout=_PATIENCE)
+        yield
+    except RuntimeError as error:
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+            raise
+        reason = str(error).splitlines()[0].split("] ", 1)[-1].split(". ")[0]  # less the source file, and advice
+        raise TrainingError(
+            f"another process of this run was lost or does not answer ({reason}): see what it said, or what torchrun "
+            "says of it; --resume goes on from the last epoch that was saved"
+        ) from None
+
+
+def _meet(store: Any, rank: int, size: int) -> str:
+    """A name for the group that no other has had. Raises RuntimeError or TrainingError where not all come.
+
+    torchrun's store lives on when it starts us again, with the addresses of those that were there before; and its count
+    of restarts is another on each host. So the first process makes a name up, and who reads one asks whether its maker
+    is still there, until one answers.
+    """
+    if rank == 0:
+        name = uuid4().hex
+        store.set("group", name)
+        for other in range(1, size):
+            asker = store.get(f"{name}/{other}").decode()
+            store.set(f"{name}/{asker}", "")
+        return name
+    asker, give_up_at = uuid4().hex, time.monotonic() + _PATIENCE.total_seconds()
+    while time.monotonic() < give_up_at:
+        name = str(store.get("group").decode())
+        store.set(f"{name}/{rank}", asker)
+        if store.check([f"{name}/{asker}"]):
+            return name
+        time.sleep(0.05)
+    raise TrainingError("the first process of this run does not answer: see what it said, or what torchrun says of it")
+
+
+def leave() -> bool:
+    """The end of the group. Returns whether this process is the one that does the rest, alone."""
+    first = rank() == 0
+    if dist.is_initialized():
+        dist.destroy_process_group()
+    return first
+
+
+def rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def say(line: str) -> None:
+    """Prints what one of all processes has to tell."""
+    if rank() == 0:
+        print(line, flush=True)  # in a pipe or a log file too, a line appears when it is said
+
+
+def size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def local_size() -> int:
+    """How many of the processes are on this host."""
+    return int(os.environ["LOCAL_WORLD_SIZE"]) if dist.is_torchelastic_launched() else 1
+
+
+def knows_first() -> bool:
+    """Whether no other process asked this before: so an error is told once, by the one that had it first."""
+    if not dist.is_initialized():
+        return os.environ["RANK"] == "0"
+    counts: list[int] = []
+
+    def count() -> None:
+        with suppress(RuntimeError):
+            counts.append(dist.distributed_c10d._get_default_store().add("knows", 1))
+
+    counting = Thread(target=count, daemon=True)  # it waits for ever where the host that counts is out of reach
+    counting.start()
+    counting.join(timeout=_ANSWER_S)
+    return counts in ([], [1])
+
+
+def own_device(name: str) -> str:
+    """Of the `--device name`, the one of this process: each takes a GPU of its own. Raises TrainingError."""
+    if not dist.is_torchelastic_launched() or name == "cpu":
+        return name
+    if name not in ("auto", "cuda"):
+        raise TrainingError(f"torchrun starts a process for each device: --device is auto, cpu or cuda, not {name}")
+    gpus, wanted = torch.cuda.device_count(), local_size()
+    if name == "auto" and not gpus:
+        return "cpu"
+    if gpus < wanted:
+        raise TrainingError(f"{wanted} processes on this host want a GPU each, and it has {gpus}: try --device cpu")
+    torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    return f"cuda:{os.environ['LOCAL_RANK']}"
+
+
+@contextmanager
+def one_of_a_host_first() -> Iterator[None]:
+    """One process of each host goes through the block before the others, which find what it left on disk."""
+    if size() == 1:
+        yield
+        return
+    patient: Any = dist.new_group(timeout=_READING, backend="gloo")
+    follows = os.environ["LOCAL_RANK"] != "0"
+    if follows:
+        dist.barrier(patient)
+    yield
+    if not follows:
+        dist.barrier(patient)
+
+
+def of_the_first(value: Value) -> Value:
+    """The value that the first process gives; what the others give is of no matter."""
+    box = [value]
+    if size() > 1:
+        dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
+    return box[0]
+
+
+def refuse_differences(values: dict[str, Any]) -> None:
+    """Raises TrainingError where the first process has other values."""
+    for name, value in of_the_first(values).items():
+        if values[name] != value:
+            raise TrainingError(
+                f"the {name} of this process is {values[name]!r}, that of the first one {value!r}: "
+                "give every host the same command and the same data"
+            )
+
+
+def summed(values: torch.Tensor) -> torch.Tensor:
+    """Over all processes, element by element; the tensor itself, changed."""
+    if size() > 1:
+        dist.all_reduce(values)
+    return values
+
+
+def highest(number: int) -> int:
+    """Of all processes."""
+    if size() == 1:
+        return number
+    box = torch.tensor(number)
+    dist.all_reduce(box, dist.ReduceOp.MAX)
+    return int(box)
+
+
+def as_the_first_has_it(net: nn.Module) -> None:
+    """Copies what normalisations have counted, which DistributedDataParallel copies only when it trains."""
+    if size() > 1:
+        for buffer in net.buffers():
+            dist.broadcast(buffer, 0)
+
+
+def synchronise(net: nn.Module, device: torch.device) -> None:
+    """On GPUs, normalisations of `net` are from now on over the whole batch."""
+    if size() > 1 and device.type == "cuda":
+        nn.SyncBatchNorm.convert_sync_batchnorm(net)  # type: ignore[no-untyped-call]
+
+
+def parallel(net: nn.Module, device: torch.device) -> nn.Module:
+    """`net`, or what averages its gradients over all processes whenever it is trained; its weights are the same."""
+    if size() == 1:
+        return net
+    return nn.parallel.DistributedDataParallel(net, [device.index] if device.type == "cuda" else None)
+
+
+class Share(NamedTuple):
+    """Of the batches of some images, what one process takes."""
+
+    positions: torch.Tensor  # int64 [k], among the images
+    sizes: list[int]  # how many of each batch
+    weights: list[float]  # what multiplies the mean loss of its part, so that the mean over processes is the batch's
+
+
+@lru_cache(maxsize=4)
+def share(count: int, batch_size: int, rank: int, size: int) -> Share:
+    """What process `rank` of `size` takes of `count` images in batches: of each a slice, as even as can be.
+
+    Where a batch has no image for it, it takes the first with weight 0: the others count on it at every update.
+    """
+    positions: list[int] = []
+    sizes, weights = [], []
+    for start in range(0, count, batch_size):
+        batch = min(batch_size, count - start)
+        low, high = (-(-batch * number // size) for number in (rank, rank + 1))
+        weights.append((high - low) * size / batch)
+        part = range(start + low, start + high) or range(start, start + 1)
+        positions += part
+        sizes.append(len(part))
+    return Share(torch.tensor(positions), sizes, weights)

@@ -1,0 +1,95 @@
+"""What comes before a training: what would make it fail is found now, and the network gets its first weights."""
+
+import tempfile
+from pathlib import Path
+
+import torch
+
+from models.architectures import build
+from models.card import ModelCard
+from models.checkpoint import card_path
+from models.classifier import Classifier
+from training import distributed
+from training.data import Data
+from training.errors import TrainingError
+from training.options import Options, held_out_path, resume_path
+from training.recipe import Recipe
+
+_INITIALISE_BY = 5000  # training images of 32×32 at most
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` is CUDA where there is one, else MPS, else the CPU. Raises TrainingError for a device that is not here."""
+    name = distributed.own_device(name)
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise TrainingError(f"there is no {name} here ({torch.cuda.device_count()} CUDA devices): try --device auto")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise TrainingError("there is no mps here (it is Apple's GPU): try --device auto")
+    return device
+
+
+def check_writable(options: Options) -> None:
+    """Raises TrainingError now rather than after the training. Makes the folders of what will be written."""
+    for output in filter(None, (options.output, options.promote)):
+        if distributed.rank() == 0:  # who alone writes
+            _check_writable(output)
+
+
+def _check_writable(output: Path) -> None:
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=output.parent).close()
+    except OSError as error:
+        raise TrainingError(f"{output} cannot be written: {error.strerror} ({output.parent})") from None
+    for path in (card_path(output), held_out_path(output), resume_path(output)):
+        if path.is_dir():
+            raise TrainingError(f"{path} is a folder, and the run would write a file there: choose another --output")
+
+
+@torch.no_grad()
+def check_network(recipe: Recipe) -> None:
+    """Raises TrainingError now rather than after the reading: by one blank image."""
+    size = recipe.image_size
+    card = ModelCard(architecture=recipe.architecture, input_size=size)
+    try:
+        net = build(card.architecture, num_classes=2).eval()
+        Classifier(net, card)(torch.zeros(1, size, size, 3, dtype=torch.uint8))
+    except ValueError as error:
+        raise TrainingError(str(error)) from None
+    except RuntimeError:
+        raise TrainingError(
+            f"{card.architecture} cannot take images of {size} pixels a side: choose another --image-size, "
+            "or another --architecture"
+        ) from None
+
+
+def make_classifier(recipe: Recipe, data: Data, images: torch.Tensor, seed: int) -> Classifier:
+    """On the CPU, with the weights that it starts from; `images` are those to train on. Raises TrainingError."""
+    card = ModelCard(
+        architecture=recipe.architecture,
+        classes=data.classes,
+        input_size=recipe.image_size,
+        flip_average=recipe.flip_average,
+        precision=recipe.precision,
+    )
+    torch.manual_seed(seed)
+    classifier = Classifier(build(card.architecture, num_classes=len(card.classes)), card)
+    if hasattr(classifier.net, "initialise"):
+        _initialise(classifier, data, images)
+    return classifier
+
+
+def _initialise(classifier: Classifier, data: Data, images: torch.Tensor) -> None:
+    """Some architectures start from other weights than drawn ones."""
+    count = min(len(images), max(1, _INITIALISE_BY * 32**2 // classifier.card.input_size**2))
+    some = images[torch.linspace(0, len(images) - 1, count).long()]  # evenly: a folder's images are sorted by class
+    try:
+        with torch.no_grad():
+            classifier.net.initialise(classifier.normalise(data.pixels[some]))  # type: ignore[operator]
+    except OSError as error:
+        raise TrainingError(
+            f"the weights to start from could not be fetched ({error}): choose another architecture"
+        ) from None
