@@ -128,8 +128,10 @@ def _say(status: int, sentence: str) -> int:
 
 def _speaks(status: int) -> bool:
     """Of the processes that torchrun started, the one that knows of an error tells of it; else the one that writes."""
-    if not _by_torchrun() or status != 1:
-        return not _by_torchrun() or os.environ["RANK"] == "0"
+    if not _by_torchrun():
+        return True
+    if status != 1:
+        return os.environ["RANK"] == "0"
     from training.distributed import knows_first
 
     return knows_first()

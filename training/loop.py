@@ -48,18 +48,17 @@ def train(
     report: Report,
     on_epoch: OnEpoch = lambda epoch: None,
     saved: SavedRun | None = None,
-    resume: bool = False,
+    state: dict[str, Any] | None = None,
 ) -> list[Epoch]:
-    """Train `classifier` in place, on its own device, by `recipe`. Returns its epochs, those before a `resume` too.
+    """Train `classifier` in place, on its own device, by `recipe`. Returns its epochs, those before a stop too.
 
     `seed` sets the order of the images and what is drawn to augment them. `report` is called with the epoch and the
     mini-batch, both from 1, and the mean loss since the last report: every `recipe.report_every` mini-batches, and at
     the end of an epoch that is shorter than that; `on_epoch` after every epoch. The run is written to `saved` after
-    every epoch and where a signal ends it; with `resume` it goes on from there, to the very weights that it would have
-    come to without a stop. Raises TrainingError where the loss stops being a number, or the run cannot be saved or gone
+    every epoch and where a signal ends it; with the `state` that was saved it goes on, to the very weights that it would
+    have come to without a stop. Raises TrainingError where the loss stops being a number, or the run cannot be saved or gone
     on with.
     """
-    state = saved.load_where_asked(resume) if saved else None
     classifier.train()
     with (
         fastest_execution(classifier, recipe, Execution(*state["execution"]) if state else None) as execution,

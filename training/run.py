@@ -79,15 +79,16 @@ def train_and_tell(
     identity = {"recipe": asdict(recipe), "seed": options.seed, "data": data.fingerprint}
     distributed.refuse_differences(identity)
     saved = SavedRun(resume_path(options.output), identity)
+    state = saved.load_where_asked(options.resume)
     if report:
-        report.begin(classifier.net, examples, recipe, options.seed, options.resume)
+        report.begin(classifier.net, examples, recipe, options.seed, resume=state is not None)
 
     def on_epoch(epoch: Epoch) -> None:
         print_epoch(epoch)
         if report:
             report.add(epoch)
 
-    epochs = train(classifier, examples, recipe, options.seed, print_running_loss, on_epoch, saved, options.resume)
+    epochs = train(classifier, examples, recipe, options.seed, print_running_loss, on_epoch, saved, state)
     seconds = epochs[-1].seconds
     say(f"Finished Training: {seconds:.1f} s, {recipe.epochs * len(examples.images) / seconds:.0f} images/s")
     return epochs
