@@ -55,9 +55,9 @@ def train(
     `seed` sets the order of the images and what is drawn to augment them. `report` is called with the epoch and the
     mini-batch, both from 1, and the mean loss since the last report: every `recipe.report_every` mini-batches, and at
     the end of an epoch that is shorter than that; `on_epoch` after every epoch. The run is written to `saved` after
-    every epoch and where a signal ends it; with the `state` that was saved it goes on, to the very weights that it would
-    have come to without a stop. Raises TrainingError where the loss stops being a number, or the run cannot be saved or gone
-    on with.
+    every epoch and where a signal ends it; with the `state` that was saved it goes on, to the very weights that it
+    would have come to without a stop. Raises TrainingError where the loss stops being a number, or the run cannot be
+    saved.
     """
     classifier.train()
     with (
@@ -94,11 +94,8 @@ class Run:
         self.epoch, self.windows, self.seconds = 1, 0, 0.0
         window_images = _WINDOW_IMAGES * 32**2 // classifier.card.input_size**2
         self.window_images = max(1, window_images // recipe.batch_size) * recipe.batch_size
-        self._batches, self._loss, self._running_loss = (
-            0,
-            0.0,
-            0.0,
-        )  # of this epoch, its sum, that since the last report
+        self._batches, self._loss = 0, 0.0  # of this epoch, and the sum over them
+        self._running_loss = 0.0  # since the last report
         self._classifier, self._recipe, self._execution = classifier, recipe, execution
         self._examples = examples._replace(pixels=_near(examples.pixels, classifier.mean.device))
         # On the CPU, so that every device sees the same images in one order.
