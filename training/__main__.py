@@ -59,11 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print_recipes(recipe)
         return 0
     if options.compare:
-        try:
-            compare(options.compare)
-        except TrainingError as error:
-            return _say(2, str(error))
-        return 0
+        return _compare(options.compare)
     command = shlex.join([*_program(), *arguments])
     try:
         with _signals_as_exceptions():
@@ -82,6 +78,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _say(143, f"terminated; {_what_is_left(options.output)}")
     except KeyboardInterrupt:
         return _say(130, f"stopped; {_what_is_left(options.output)}")
+    return 0
+
+
+def _compare(runs: Sequence[Path]) -> int:
+    try:
+        compare(runs)
+    except TrainingError as error:
+        return _say(2, str(error))
     return 0
 
 

@@ -75,11 +75,10 @@ def train(
                 advance(len(losses) * recipe.batch_size, run.note(fmean(losses)))
                 if told_to_stop():
                     break
-            if distributed.rank() == 0:
-                if saved:
-                    saved.save(run.state())
-                for epoch in run.history[epochs:]:
-                    on_epoch(epoch)
+            if saved:
+                saved.save(run.state())
+            for epoch in run.history[epochs:]:
+                on_epoch(epoch)
     classifier.eval()
     return run.history
 

@@ -56,7 +56,9 @@ class SavedRun:
         return state
 
     def save(self, state: dict[str, Any]) -> None:
-        """Raises TrainingError where it cannot be written; what was saved before is intact then."""
+        """By the first of several processes. Raises TrainingError where it cannot; what was saved before is intact."""
+        if distributed.rank() > 0:
+            return
         buffer = io.BytesIO()
         torch.save({"identity": self._identity, "state": state}, buffer)
         try:
