@@ -8,7 +8,8 @@ from starlette.types import Lifespan, Receive, Scope, Send
 
 from server.engine import Engine
 from server.middleware import Boundary
-from server.routes import Routes, add_routes
+from server.routes import add_routes
+from server.routing import Routes
 from server.security import ApiKeys, allow_origins
 from server.service import Service
 from server.settings import Settings

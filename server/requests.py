@@ -35,11 +35,11 @@ async def read_predict_request(request: Request, settings: Settings) -> PredictR
     top_k = _read_top_k(request)
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type == "application/json":
-        return PredictRequest(_read_json(await _read_body(request), settings.max_images), True, top_k)
+        return PredictRequest(_read_json(await read_body(request), settings.max_images), True, top_k)
     if content_type == "multipart/form-data":
         return PredictRequest(await _read_multipart(request, settings.max_images), True, top_k)
     if content_type.startswith("image/") or content_type in _ANY_BYTES:
-        return PredictRequest([await _read_body(request)], False, top_k)
+        return PredictRequest([await read_body(request)], False, top_k)
     raise UnsupportedMediaType(
         f"{content_type} is not taken: send an image as the body (image/*), files as multipart/form-data, "
         "or base64 in application/json"
@@ -55,7 +55,7 @@ def _read_top_k(request: Request) -> int:
     return int(text)
 
 
-async def _read_body(request: Request) -> bytes:
+async def read_body(request: Request) -> bytes:
     """Starlette's own goes through an asynchronous generator, which costs more than the body of a small image."""
     parts, more = [], True
     while more:

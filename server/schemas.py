@@ -58,11 +58,37 @@ class Health(BaseModel):
 
 _PNG_PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5ErkJggg=="
 
-LOAD_OPENAPI: dict[str, Any] = {
-    "parameters": [
-        {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}, "example": "cifar_net"}
-    ]
-}
+
+def model_openapi(path: str) -> dict[str, Any]:
+    """The parameters of a path of the Open Inference Protocol."""
+    examples = {"name": "cifar_net", "version": "1a2b3c4d5e6f"}
+    return {
+        "parameters": [
+            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}, "example": example}
+            for name, example in examples.items()
+            if f"{{{name}}}" in path
+        ]
+    }
+
+
+def infer_openapi(path: str) -> dict[str, Any]:
+    tensor = {
+        "type": "object",
+        "required": ["name", "datatype", "shape"],
+        "properties": {
+            "name": {"enum": ["image", "pixels"]},
+            "datatype": {"enum": ["BYTES", "UINT8", "FP32"]},
+            "shape": {"type": "array", "items": {"type": "integer", "minimum": 1}},
+            "data": {"type": "array", "description": "base64, or numbers from 0 to 255"},
+            "parameters": {"type": "object"},
+        },
+    }
+    inputs = {"type": "array", "minItems": 1, "maxItems": 1, "items": tensor}
+    content = {"schema": {"type": "object", "required": ["inputs"], "properties": {"inputs": inputs}}}
+    example = {"inputs": [{"name": "image", "datatype": "BYTES", "shape": [1], "data": [_PNG_PIXEL]}]}
+    body = {"required": True, "content": {"application/json": content | {"example": example}}}
+    return model_openapi(path) | {"requestBody": body}
+
 
 PREDICT_OPENAPI: dict[str, Any] = {
     "parameters": [

@@ -2,9 +2,10 @@
 
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from models.card import ModelCard
 from models.pixels import ImageError, Pixels, decode
@@ -18,6 +19,8 @@ from server.wire import Probabilities
 # Its pixels count too: 34 bytes of WebP can be 64 million.
 _DECODE_INLINE_BYTES = 8 * 1024
 _DECODE_INLINE_PIXELS = 256 * 256
+
+Images = TypeVar("Images", Sequence[bytes], Pixels)  # encoded, or uint8 [N, H, W, 3]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +42,14 @@ class Service:
         self._decoders = ThreadPoolExecutor(max_workers=cores(), thread_name_prefix="decode")
         self._decoding = 0  # images that wait for a thread of it, or are in one
 
+    @property
+    def ready(self) -> bool:
+        """Whether a request would be answered at once."""
+        return self._engine.ready
+
     def check_ready(self) -> None:
         """Raises NotReady where a request would have to wait for a worker."""
-        if not self._engine.ready:
+        if not self.ready:
             raise NotReady("no worker is ready: one is starting")
 
     @property
@@ -61,13 +69,22 @@ class Service:
 
     async def classify(self, images: Sequence[bytes]) -> Classified:
         """Encoded images → Classified. Cancelled, it drops what has not started. Raises QueueFull, InferenceFailed."""
+        return await self._in_batches(images, self._classify_batch)
+
+    async def classify_pixels(self, pixels: Pixels) -> Classified:
+        """uint8 [N, H, W, 3], of the size that the model takes → Classified; else as `classify`."""
+        return await self._in_batches(pixels, self._infer)
+
+    async def _in_batches(
+        self, images: Images, classify_batch: Callable[[Images], Coroutine[Any, Any, Classified]]
+    ) -> Classified:
         self.check_room()  # others may have come while the body did
         step = self._batcher.max_batch_size
         if len(images) <= step:  # most requests: no tasks, nothing to put together
-            return await self._classify_batch(images)
+            return await classify_batch(images)
         while True:
             batches = [images[start : start + step] for start in range(0, len(images), step)]
-            parts = await asyncio.gather(*map(self._classify_batch, batches))
+            parts = await asyncio.gather(*map(classify_batch, batches))
             if len({part.card.version for part in parts}) == 1:  # else it changed on the way: no answer mixes two
                 return Classified(
                     [image for part in parts for image in part.images],
@@ -84,6 +101,10 @@ class Service:
         rows = iter(predictions.probabilities)
         classified = [image if isinstance(image, ImageError) else next(rows) for image in decoded]
         return Classified(classified, predictions.card, predictions.batch_size)
+
+    async def _infer(self, pixels: Pixels) -> Classified:
+        predictions = await self._batcher.infer(list(pixels))
+        return Classified(list(predictions.probabilities), predictions.card, predictions.batch_size)
 
     def _decode_small(self, images: Sequence[bytes]) -> list[Pixels | ImageError] | None:
         """None where it is not one small picture."""

@@ -1,5 +1,7 @@
 """Pictures drawn on the spot, two classes of them easy to tell apart."""
 
+import io
+
 from PIL import Image, ImageDraw
 
 
@@ -13,3 +15,9 @@ def draw_shape(shape: str, number: int, size: tuple[int, int] = (48, 40)) -> Ima
     else:
         draw.rectangle((x, y, x + 22, y + 22), fill=(40, 130 + number % 50, 230))
     return image
+
+
+def encode(image: Image.Image, image_format: str = "PNG", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, image_format, **options)
+    return buffer.getvalue()

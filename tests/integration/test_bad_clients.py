@@ -10,8 +10,7 @@ import pytest
 
 from tests.integration.load import Load, address, allow_open_files, gauge, post
 from tests.integration.running import RunningService, running_service, wait_until
-from tests.integration.test_predict import encode
-from tests.pictures import draw_shape
+from tests.pictures import draw_shape, encode
 
 PICTURE = encode(draw_shape("circle", 1, (32, 32)), "JPEG")
 

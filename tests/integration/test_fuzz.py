@@ -8,8 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.integration.running import COMMANDS, RunningService
-from tests.integration.test_predict import PICTURES, encode
-from tests.pictures import draw_shape
+from tests.integration.test_predict import PICTURES
+from tests.pictures import draw_shape, encode
 
 JPEG = encode(draw_shape("circle", 1, (32, 32)), "JPEG")
 GIF = encode(draw_shape("circle", 1), "GIF")

@@ -14,8 +14,7 @@ from PIL import Image
 
 from tests.integration.load import Load, address, answer_to, post
 from tests.integration.running import RunningService, worker_of
-from tests.integration.test_predict import encode
-from tests.pictures import draw_shape
+from tests.pictures import draw_shape, encode
 
 PICTURE = encode(draw_shape("circle", 1, (32, 32)), "JPEG")
 BOMB = encode(Image.new("RGB", (8000, 8000)), "WEBP", lossless=True, method=0)  # 34 bytes, as many pixels as are taken

@@ -12,8 +12,7 @@ import pytest
 
 from tests.integration.load import Load, gauge
 from tests.integration.running import RunningService, processes, running_service, wait_until, worker_of
-from tests.integration.test_predict import encode
-from tests.pictures import draw_shape
+from tests.pictures import draw_shape, encode
 
 CONNECTIONS = 2000
 SMALL = encode(draw_shape("circle", 1, (32, 32)), "JPEG")

@@ -2,7 +2,6 @@
 
 import base64
 import concurrent.futures
-import io
 import json
 import struct
 import zlib
@@ -18,14 +17,7 @@ from PIL import Image
 from models.checkpoint import load
 from models.pixels import decode
 from tests.integration.running import RunningService
-from tests.pictures import draw_shape
-
-
-def encode(image: Image.Image, image_format: str = "PNG", **options: object) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, image_format, **options)
-    return buffer.getvalue()
-
+from tests.pictures import draw_shape, encode
 
 PICTURES = [encode(draw_shape(("circle", "square")[number % 2], number)) for number in range(40)]
 

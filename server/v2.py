@@ -1,0 +1,201 @@
+"""The Open Inference Protocol v2: what KServe's, Triton's and MLServer's clients send, and what they are answered.
+
+A message is JSON, or with the binary extension JSON followed by the bytes of its tensors, in their order.
+https://github.com/kserve/open-inference-protocol; extensions: Triton's binary_tensor_data and classification.
+"""
+
+import base64
+import binascii
+import math
+import struct
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from models.card import ModelCard
+from models.pixels import Pixels
+from server.errors import BadRequest, PayloadTooLarge
+from server.wire import Probabilities
+
+OUTPUTS = {"probabilities": "FP32", "label": "BYTES", "class_id": "INT64"}
+_PIXEL_TYPES: dict[str, np.dtype[Any]] = {"UINT8": np.dtype("u1"), "FP32": np.dtype("<f4")}
+_LENGTH = struct.Struct("<I")  # before each element of a binary BYTES tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """An output that was asked for: as bytes after the JSON or in it, and of how many classes (0: as it is)."""
+
+    name: str
+    binary: bool
+    classes: int
+
+
+@dataclass(frozen=True, slots=True)
+class InferRequest:
+    """Encoded images, or pixels uint8 [N, H, W, 3]; and what is wanted of them."""
+
+    id: str
+    images: list[bytes] | Pixels
+    outputs: list[Output]
+
+
+def metadata(name: str, card: ModelCard) -> dict[str, Any]:
+    """Of the model, with the shapes that it takes; -1 is any number of images."""
+    size, classes = card.input_size, len(card.classes)
+    shapes = {"probabilities": [-1, classes], "label": [-1], "class_id": [-1]}
+    return {
+        "name": name,
+        "versions": [card.version],
+        "platform": "pytorch",
+        "inputs": [
+            {"name": "image", "datatype": "BYTES", "shape": [-1]},
+            {"name": "pixels", "datatype": "UINT8", "shape": [-1, size, size, 3]},
+        ],
+        "outputs": [{"name": output, "datatype": OUTPUTS[output], "shape": shapes[output]} for output in OUTPUTS],
+    }
+
+
+def read_request(body: bytes, json_length: str | None, card: ModelCard, max_images: int) -> InferRequest:
+    """`json_length` is the header Inference-Header-Content-Length. Raises BadRequest or PayloadTooLarge."""
+    if json_length is not None and not (json_length.isdecimal() and int(json_length) <= len(body)):
+        raise BadRequest(f"Inference-Header-Content-Length {json_length[:20]!r} is no length within the body")
+    end = len(body) if json_length is None else int(json_length)
+    try:
+        document = orjson.loads(body[:end])
+    except orjson.JSONDecodeError as error:
+        raise BadRequest(f"the body is not JSON ({error})") from None
+    try:
+        (tensor,) = document["inputs"]
+        outputs = [_read_output(output, document) for output in document.get("outputs") or _all_outputs()]
+        images = _read_input(tensor, memoryview(body)[end:], card, max_images)
+        return InferRequest(str(document.get("id", "")), images, outputs)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        said = f"{type(error).__name__}: {error}"
+        raise BadRequest(
+            f"the JSON is no request of the Open Inference Protocol with one input, image or pixels ({said})"
+        ) from None
+
+
+def _all_outputs() -> list[dict[str, Any]]:
+    return [{"name": name} for name in OUTPUTS]
+
+
+def _read_output(output: dict[str, Any], document: dict[str, Any]) -> Output:
+    name, parameters = output["name"], output.get("parameters") or {}
+    if name not in OUTPUTS:
+        raise BadRequest(f"there is no output {name!r}: there are {', '.join(OUTPUTS)}")
+    classes = parameters.get("classification", 0)
+    if type(classes) is not int or classes < 0 or (classes and name != "probabilities"):
+        raise BadRequest("classification is a number of classes, of the output probabilities")
+    binary = parameters.get("binary_data", (document.get("parameters") or {}).get("binary_data_output", False))
+    return Output(name, binary is True, classes)
+
+
+def _read_input(tensor: dict[str, Any], binary: memoryview, card: ModelCard, max_images: int) -> list[bytes] | Pixels:
+    name, datatype, shape = tensor["name"], tensor["datatype"], tensor["shape"]
+    if not all(type(length) is int and length >= 0 for length in shape) or not shape:
+        raise BadRequest(f"the shape of {name} is a list of whole numbers from 0, not {shape!r}")
+    if shape[0] == 0:
+        raise BadRequest("there is no image in the request: send at least one", "no_images")
+    if shape[0] > max_images:
+        raise PayloadTooLarge(f"more than {max_images} images in one request: split it", "too_many_images")
+    size = (tensor.get("parameters") or {}).get("binary_data_size")
+    if size is not None and size != len(binary):
+        raise BadRequest(f"{name} has {size!r} bytes by its binary_data_size, and {len(binary)} follow the JSON")
+    if name == "image" and datatype == "BYTES":
+        return _read_encoded(tensor, binary if size is not None else None, math.prod(shape))
+    if name == "pixels" and datatype in _PIXEL_TYPES:
+        if shape[1:] != [card.input_size, card.input_size, 3]:
+            raise BadRequest(f"pixels have the shape [N, {card.input_size}, {card.input_size}, 3], not {shape}")
+        return _read_pixels(tensor, binary if size is not None else None, shape, _PIXEL_TYPES[datatype])
+    raise BadRequest(f"there is no input {name!r} of {datatype}: there are image of BYTES and pixels of UINT8 or FP32")
+
+
+def _read_encoded(tensor: dict[str, Any], binary: memoryview | None, count: int) -> list[bytes]:
+    try:
+        if binary is not None:
+            images = list(_split_elements(binary))
+        else:
+            images = [base64.b64decode(text, validate=True) for text in tensor["data"]]
+    except (binascii.Error, struct.error):
+        raise BadRequest(
+            "the elements of image are encoded pictures: base64 in JSON, else each after its length in 4 bytes"
+        ) from None
+    if len(images) != count:
+        raise BadRequest(f"image has {len(images)} elements and a shape of {count}")
+    return images
+
+
+def _split_elements(binary: memoryview) -> Iterator[bytes]:
+    place = 0
+    while place < len(binary):
+        (length,) = _LENGTH.unpack_from(binary, place)
+        place += _LENGTH.size + length
+        if place > len(binary):
+            raise struct.error("cut off")
+        yield bytes(binary[place - length : place])
+
+
+def _read_pixels(tensor: dict[str, Any], binary: memoryview | None, shape: list[int], dtype: np.dtype[Any]) -> Pixels:
+    values: Any = np.frombuffer(binary, dtype) if binary is not None else np.array(tensor["data"], float).ravel()
+    if values.size != math.prod(shape):
+        raise BadRequest(f"pixels have {values.size} numbers and a shape of {shape}")
+    if values.dtype != np.uint8:
+        if not (values.min() >= 0 and values.max() <= 255):  # nor NaN
+            raise BadRequest("pixels are numbers from 0 to 255", "pixels_out_of_range")
+        values = np.rint(values).astype(np.uint8)
+    pixels: Pixels = values.reshape(shape)
+    return pixels
+
+
+def render_answer(
+    request: InferRequest, probabilities: Sequence[Probabilities], card: ModelCard, name: str
+) -> tuple[bytes, dict[str, str]]:
+    """The body of an answer, and its headers."""
+    rows = np.stack(probabilities)
+    document: dict[str, Any] = {"model_name": name, "model_version": card.version, "outputs": []}
+    if request.id:
+        document["id"] = request.id
+    tail = b""
+    for output in request.outputs:
+        datatype, values = _output(output, rows, card)
+        tensor: dict[str, Any] = {"name": output.name, "datatype": datatype, "shape": list(values.shape)}
+        if output.binary:
+            data = _pack_elements(values) if datatype == "BYTES" else values.tobytes()
+            tensor["parameters"] = {"binary_data_size": len(data)}
+            tail += data
+        else:
+            tensor["data"] = values.ravel().tolist()
+        document["outputs"].append(tensor)
+    head = orjson.dumps(document)
+    if not any(output.binary for output in request.outputs):
+        return head, {"content-type": "application/json"}
+    headers = {"content-type": "application/octet-stream", "inference-header-content-length": str(len(head))}
+    return head + tail, headers
+
+
+def _output(output: Output, rows: npt.NDArray[np.float32], card: ModelCard) -> tuple[str, npt.NDArray[Any]]:
+    """The datatype and the values, [N] or [N, ...]."""
+    if output.classes:  # Triton's "probability:class_id:label", best first
+        best = (-rows).argsort(axis=1, kind="stable")[:, : output.classes]
+        texts = [
+            [f"{row[class_id]:f}:{class_id}:{card.classes[class_id]}" for class_id in ranked]
+            for row, ranked in zip(rows, best, strict=True)
+        ]
+        return "BYTES", np.array(texts, object)
+    if output.name == "probabilities":
+        return "FP32", rows
+    class_ids = rows.argmax(axis=1)
+    if output.name == "class_id":
+        return "INT64", class_ids
+    return "BYTES", np.array([card.classes[class_id] for class_id in class_ids], object)
+
+
+def _pack_elements(values: npt.NDArray[Any]) -> bytes:
+    elements = (text.encode() for text in values.ravel())
+    return b"".join(_LENGTH.pack(len(element)) + element for element in elements)

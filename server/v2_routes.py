@@ -1,0 +1,116 @@
+"""The routes of the Open Inference Protocol v2, for one model in one version; its messages are in `v2`."""
+
+from importlib import metadata
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from models.pixels import ImageError
+from server import v2
+from server.errors import UnknownModel, image_refused
+from server.requests import read_body
+from server.routing import in_time, json_response, problems
+from server.schemas import Model, infer_openapi, model_openapi
+from server.service import Classified, Service
+from server.settings import Settings
+
+_EXTENSIONS = ("binary_tensor_data", "classification", "model_repository")
+_MODEL_PATHS = ("/v2/models/{name}", "/v2/models/{name}/versions/{version}")
+
+
+def add_v2_routes(router: APIRouter, service: Service, settings: Settings) -> None:
+    _add_metadata(router, service, settings)
+    _add_infer(router, service, settings)
+    _add_repository(router, service, settings)
+
+
+def _check_model(request: Request, service: Service, settings: Settings) -> None:
+    """Raises UnknownModel where the path names another than is served."""
+    served = settings.model_name, service.card.version
+    name, version = request.path_params["name"], request.path_params.get("version", served[1])
+    if (name, version) != served:
+        raise UnknownModel(
+            f"no model is called {name!r}, version {version!r}: this service has {served[0]!r}, version {served[1]!r}"
+        )
+
+
+def _add_metadata(router: APIRouter, service: Service, settings: Settings) -> None:
+    async def server(request: Request) -> Response:
+        version = metadata.version("cifar-service")
+        return json_response({"name": "cifar-service", "version": version, "extensions": _EXTENSIONS})
+
+    async def live(request: Request) -> Response:
+        return json_response({"live": True})
+
+    async def ready(request: Request) -> Response:
+        service.check_ready()
+        if "name" in request.path_params:
+            _check_model(request, service, settings)
+        return json_response({"ready": True})
+
+    async def model(request: Request) -> Response:
+        _check_model(request, service, settings)
+        return json_response(v2.metadata(settings.model_name, service.card))
+
+    add = router.add_api_route
+    add("/v2", server, summary="What this server is")
+    add("/v2/health/live", live, summary="Is the server alive?")
+    add("/v2/health/ready", ready, responses=problems(503), summary="Is the server ready?")
+    for path in _MODEL_PATHS:
+        documented: dict[str, Any] = {"responses": problems(404, 503), "openapi_extra": model_openapi(path)}
+        add(path, model, summary="What the model takes and gives", **documented)
+        add(f"{path}/ready", ready, summary="Is this model ready?", **documented)
+
+
+def _add_infer(router: APIRouter, service: Service, settings: Settings) -> None:
+    async def read(request: Request) -> v2.InferRequest:
+        json_length = request.headers.get("inference-header-content-length")
+        return v2.read_request(await read_body(request), json_length, service.card, settings.max_images)
+
+    async def classify(asked: v2.InferRequest) -> Classified:
+        if isinstance(asked.images, list):
+            return await service.classify(asked.images)
+        return await service.classify_pixels(asked.images)
+
+    async def infer(request: Request) -> Response:
+        _check_model(request, service, settings)
+        service.check_room()  # before the body is read
+        asked, classified = await in_time(request, settings.deadline_s, read(request), classify)
+        rows = []
+        for row in classified.images:
+            if isinstance(row, ImageError):  # the protocol has no answer for some of the images
+                raise image_refused(row)
+            rows.append(row)
+        body, headers = v2.render_answer(asked, rows, classified.card, settings.model_name)
+        return Response(body, headers=headers)
+
+    for path in _MODEL_PATHS:
+        router.add_api_route(
+            f"{path}/infer",
+            infer,
+            methods=["POST"],
+            responses=problems(400, 404, 408, 413, 422, 429, 500, 503, 504),
+            openapi_extra=infer_openapi(path),
+            summary="Classify encoded images, or pixels",
+        )
+
+
+def _add_repository(router: APIRouter, service: Service, settings: Settings) -> None:
+    @router.post("/v2/repository/index", summary="List the models that are served")
+    async def index(request: Request) -> Response:
+        state = "READY" if service.ready else "UNAVAILABLE"
+        model = {"name": settings.model_name, "version": service.card.version, "state": state, "reason": ""}
+        return json_response([model])
+
+    @router.post(
+        "/v2/repository/models/{name}/load",
+        response_model=Model,
+        responses=problems(404, 409),
+        openapi_extra=model_openapi("{name}"),
+        summary="Serve the checkpoint as it is on disk now",
+    )
+    async def load(request: Request) -> Response:
+        _check_model(request, service, settings)
+        return json_response({"name": settings.model_name, "version": (await service.reload()).version})

@@ -1,0 +1,74 @@
+"""However a message of the Open Inference Protocol is broken, it is refused in words."""
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.card import ModelCard
+from server.errors import ServiceError
+from server.v2 import read_request
+
+CARD = ModelCard()
+PIXELS = np.zeros((2, 32, 32, 3), np.uint8).tobytes()
+HEAD: dict[str, Any] = {
+    "id": "7",
+    "inputs": [
+        {
+            "name": "pixels",
+            "datatype": "UINT8",
+            "shape": [2, 32, 32, 3],
+            "parameters": {"binary_data_size": len(PIXELS)},
+        }
+    ],
+    "outputs": [{"name": "probabilities", "parameters": {"binary_data": True, "classification": 2}}],
+}
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@st.composite
+def broken_heads(draw: st.DrawFn) -> bytes:
+    """The message with one of its values replaced by another."""
+    head = json.loads(json.dumps(HEAD))
+    place: Any = head
+    while True:
+        key = draw(st.sampled_from(sorted(place) if isinstance(place, dict) else range(len(place))))
+        if not isinstance(place[key], dict | list) or draw(st.booleans()):
+            place[key] = draw(json_values)
+            return json.dumps(head).encode()
+        place = place[key]
+
+
+@settings(max_examples=500, deadline=None)
+@given(head=broken_heads() | st.binary(max_size=50), tail=st.sampled_from([PIXELS, b"", b"\x00" * 7]))
+def test_a_broken_message_is_refused_and_nothing_worse(head: bytes, tail: bytes) -> None:
+    try:
+        asked = read_request(head + tail, str(len(head)), CARD, max_images=10)
+    except ServiceError as refusal:
+        refused_with = refusal.status
+    else:
+        refused_with = None
+        assert len(asked.images) == 2
+    assert refused_with in (None, 400, 413)
+
+
+@pytest.mark.parametrize("length", ["", "-1", "9999", "1.0", "²"])
+def test_a_length_that_is_none_is_refused(length: str) -> None:
+    with pytest.raises(ServiceError, match="is no length within the body"):
+        read_request(json.dumps(HEAD).encode(), length, CARD, max_images=10)
+
+
+@pytest.mark.parametrize("data", [b"\x01", b"\xff\xff\xff\xff1234", b"\x02\x00\x00\x00a"])
+def test_elements_that_are_cut_off_are_refused(data: bytes) -> None:
+    tensor = {"name": "image", "datatype": "BYTES", "shape": [1], "parameters": {"binary_data_size": len(data)}}
+    head = json.dumps({"inputs": [tensor]}).encode()
+    with pytest.raises(ServiceError, match="each after its length"):
+        read_request(head + data, str(len(head)), CARD, max_images=10)
