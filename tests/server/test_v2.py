@@ -50,14 +50,12 @@ def broken_heads(draw: st.DrawFn) -> bytes:
 @settings(max_examples=500, deadline=None)
 @given(head=broken_heads() | st.binary(max_size=50), tail=st.sampled_from([PIXELS, b"", b"\x00" * 7]))
 def test_a_broken_message_is_refused_and_nothing_worse(head: bytes, tail: bytes) -> None:
+    statuses = []
     try:
-        asked = read_request(head + tail, str(len(head)), CARD, max_images=10)
+        assert len(read_request(head + tail, str(len(head)), CARD, max_images=10).images) == 2
     except ServiceError as refusal:
-        refused_with = refusal.status
-    else:
-        refused_with = None
-        assert len(asked.images) == 2
-    assert refused_with in (None, 400, 413)
+        statuses.append(int(refusal.status))
+    assert statuses in ([], [400], [413])
 
 
 @pytest.mark.parametrize("length", ["", "-1", "9999", "1.0", "²"])
