@@ -14,7 +14,7 @@ from pydantic_settings import BaseSettings, CliSuppress, SettingsConfigDict
 from models.card import PRETRAINED
 from server.logs import Format, Level
 
-_SHIPPED = ("tutorial",)  # the first is the default
+_SHIPPED = ("tutorial", "strong")  # the first is the default
 
 
 class Settings(BaseSettings):

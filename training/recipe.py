@@ -118,7 +118,7 @@ FAST = Recipe(
 STRONG = replace(
     FAST,
     name="strong",
-    summary="the same network, trained for long: what ships as the default",
+    summary="the same network, trained for long",
     epochs=60,
     batch_size=256,
     learning_rate=0.3,
