@@ -17,11 +17,9 @@ from typing import TypeVar
 
 import torch
 
-from models.architectures import build
-from models.card import ModelCard
-from models.classifier import Classifier
 from training.data import Data, load_folder
 from training.loop import Examples, train
+from training.preparation import make_classifier
 from training.recipe import TUTORIAL, change
 
 Result = TypeVar("Result")
@@ -88,10 +86,9 @@ def read_by_data_loader(root: Path) -> None:
 
 
 def train_an_epoch(data: Data) -> None:
-    torch.manual_seed(0)
-    classifier = Classifier(build("net", num_classes=len(data.classes)), ModelCard(classes=data.classes))
     every = torch.arange(len(data.labels))
     recipe = change(TUTORIAL, {"epochs": 1})
+    classifier = make_classifier(recipe, data, every, seed=0)
     train(classifier, Examples(data.pixels, data.labels, every), recipe, seed=0, report=lambda *_: None)
 
 

@@ -52,11 +52,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def describe(results: list[Result]) -> str:
-    def percent(values: list[float]) -> str:
-        spread = f" ± {100 * statistics.stdev(values):.2f}" if len(values) > 1 else ""
-        return f"{100 * statistics.mean(values):.2f}{spread} %"
+def percent(values: Sequence[float]) -> str:
+    """The mean of fractions, and their standard deviation where there are several."""
+    spread = f" ± {100 * statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{100 * statistics.mean(values):.2f}{spread} %"
 
+
+def describe(results: list[Result]) -> str:
     accuracy, averaged, seconds = (list(column) for column in zip(*results, strict=True))
     return f"{percent(accuracy)}, averaged {percent(averaged)}, {statistics.median(seconds):.0f} s"
 

@@ -21,13 +21,13 @@ import torch
 from scipy.stats import ttest_ind
 
 from benchmarks import literal_tutorial
-from models.architectures import build
-from models.card import ModelCard
+from benchmarks.recipes import percent
 from models.checkpoint import load
 from models.classifier import Classifier
 from training.data import Data, load_folder
 from training.evaluation import evaluate
 from training.loop import Examples, train
+from training.preparation import make_classifier
 from training.recipe import TUTORIAL, Recipe
 
 
@@ -85,8 +85,7 @@ def compare_in_full(data: Data, seeds: int) -> None:
     for name, pairs in runs.items():
         all_seconds, accuracy = zip(*pairs, strict=True)
         accuracies.append(accuracy)
-        spread = f" ± {100 * statistics.stdev(accuracy):.2f}" if seeds > 1 else ""
-        print(f"{name:<18} {100 * statistics.mean(accuracy):.2f}{spread} %, {statistics.median(all_seconds):.1f} s")
+        print(f"{name:<18} {percent(accuracy)}, {statistics.median(all_seconds):.1f} s")
     if seeds > 1:
         print(f"Welch's t-test of equal means: p = {ttest_ind(*accuracies, equal_var=False).pvalue:.2f}")
 
@@ -96,8 +95,7 @@ def _accuracy(classifier: Classifier, data: Data) -> float:
 
 
 def _train(data: Data, images: torch.Tensor, recipe: Recipe, seed: int) -> tuple[float, Classifier]:
-    torch.manual_seed(seed)
-    classifier = Classifier(build(recipe.architecture, num_classes=10), ModelCard())
+    classifier = make_classifier(recipe, data, images, seed)
     started = time.perf_counter()
     train(classifier, Examples(data.pixels, data.labels, images), recipe, seed, report=lambda epoch, batch, loss: None)
     return time.perf_counter() - started, classifier

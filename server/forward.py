@@ -58,7 +58,8 @@ def make_forward(classifier: Classifier, device: torch.device, kind: str, thread
 def _in_precision(classifier: Classifier, precision: str) -> Classifier:
     """The classifier with weights that are in `precision` already where autocast would convert them for every batch."""
     card = classifier.card.model_copy(update={"precision": precision})
-    converted = Classifier(copy.deepcopy(classifier.net), card).to(classifier.mean.device).eval()
+    net = classifier.net if precision == "float32" else copy.deepcopy(classifier.net)
+    converted = Classifier(net, card).to(classifier.mean.device).eval()
     for module in converted.net.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             module.to(getattr(torch, precision))

@@ -93,7 +93,7 @@ async def _read_multipart(request: Request, max_images: int) -> list[bytes | Ima
     except (HTTPException, MultiPartException) as error:
         detail = error.detail if isinstance(error, HTTPException) else error.message
         if detail.startswith("Too many"):
-            raise _too_many(max_images) from None
+            raise too_many(max_images) from None
         raise BadRequest(f"the multipart body cannot be read: {detail}") from None
     except UnicodeError:  # punycode, undefined: codecs of Python's that fail in their own ways
         raise BadRequest("the multipart body cannot be read: a name in it is not in its charset") from None
@@ -105,8 +105,8 @@ def _check_count(images: int, max_images: int) -> None:
     if images == 0:
         raise BadRequest("there is no image in the request: send at least one file", "no_images")
     if images > max_images:
-        raise _too_many(max_images)
+        raise too_many(max_images)
 
 
-def _too_many(max_images: int) -> PayloadTooLarge:
+def too_many(max_images: int) -> PayloadTooLarge:
     return PayloadTooLarge(f"more than {max_images} images in one request: split it", "too_many_images")

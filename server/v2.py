@@ -18,7 +18,8 @@ import orjson
 
 from models.card import ModelCard
 from models.pixels import Pixels
-from server.errors import BadRequest, PayloadTooLarge
+from server.errors import BadRequest
+from server.requests import too_many
 from server.wire import Probabilities
 
 OUTPUTS = {"probabilities": "FP32", "label": "BYTES", "class_id": "INT64"}
@@ -103,7 +104,7 @@ def _read_input(tensor: dict[str, Any], binary: memoryview, card: ModelCard, max
     if shape[0] == 0:
         raise BadRequest("there is no image in the request: send at least one", "no_images")
     if shape[0] > max_images:
-        raise PayloadTooLarge(f"more than {max_images} images in one request: split it", "too_many_images")
+        raise too_many(max_images)
     size = (tensor.get("parameters") or {}).get("binary_data_size")
     if size is not None and size != len(binary):
         raise BadRequest(f"{name} has {size!r} bytes by its binary_data_size, and {len(binary)} follow the JSON")

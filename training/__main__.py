@@ -35,7 +35,6 @@ from typing import NoReturn
 
 from pydantic import ValidationError
 
-from training.compare import compare
 from training.errors import TrainingError
 from training.listing import print_recipes
 from training.options import Options, resume_path
@@ -82,6 +81,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _compare(runs: Sequence[Path]) -> int:
+    from training.compare import compare  # tables that nothing else here draws
+
     try:
         compare(runs)
     except TrainingError as error:

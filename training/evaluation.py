@@ -48,6 +48,11 @@ def evaluate(
     return score(logits_of(classifier, pixels, images), labels[images], classifier.card, data)
 
 
+def accuracy(logits: torch.Tensor, labels: torch.Tensor) -> float:
+    """float32 [n, C], int64 [n] → the part that is right."""
+    return float((logits.argmax(dim=1) == labels).double().mean())
+
+
 def score(logits: torch.Tensor, labels: torch.Tensor, card: ModelCard, data: str) -> Scores:
     """float32 [n, C] of a network with this card, int64 [n] with every class among them → scores on `data`."""
     classes, temperature = card.classes, card.temperature

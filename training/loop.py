@@ -17,7 +17,7 @@ from models.classifier import Classifier
 from training import distributed
 from training.augmentation import Augmentation
 from training.errors import TrainingError
-from training.evaluation import logits_of
+from training.evaluation import accuracy, logits_of
 from training.execution import Execution, fastest_execution
 from training.history import Epoch
 from training.progress import progress_bar
@@ -56,8 +56,7 @@ def train(
     mini-batch, both from 1, and the mean loss since the last report: every `recipe.report_every` mini-batches, and at
     the end of an epoch that is shorter than that; `on_epoch` after every epoch. The run is written to `saved` after
     every epoch and where a signal ends it; with the `state` that was saved it goes on, to the very weights that it
-    would have come to without a stop. Raises TrainingError where the loss stops being a number, or the run cannot be
-    saved.
+    would have come to. Raises TrainingError where the loss stops being a number, or the run cannot be saved.
     """
     classifier.train()
     with (
@@ -170,9 +169,9 @@ class Run:
         if not len(validation):
             return None
         self._classifier.eval()
-        predicted = logits_of(self._classifier, self._examples.pixels, validation).argmax(dim=1)
+        logits = logits_of(self._classifier, self._examples.pixels, validation)
         self._classifier.train()
-        return float((predicted == labels[validation]).double().mean())
+        return accuracy(logits, labels[validation])
 
     def _report(self, losses: list[float], report: Report, last: bool) -> None:
         every = self._recipe.report_every or math.inf

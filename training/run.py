@@ -14,7 +14,7 @@ from models.classifier import Classifier
 from training import distributed
 from training.data import Data, hold_back, imbalanced, load
 from training.distributed import say
-from training.evaluation import fit_temperature, logits_of, score
+from training.evaluation import accuracy, fit_temperature, logits_of, score
 from training.handover import hand_over
 from training.history import Epoch
 from training.loop import Examples, train
@@ -106,9 +106,8 @@ def print_epoch(epoch: Epoch) -> None:
 def calibrate(classifier: Classifier, data: Data, images: torch.Tensor) -> ModelCard:
     """The classifier's card, with the temperature that fits these images, which it was not trained on."""
     logits, labels = logits_of(classifier, data.pixels, images), data.labels[images]
-    accuracy = float((logits.argmax(dim=1) == labels).double().mean())
-    temperature = fit_temperature(logits, labels)
-    say(f"Accuracy on the {len(labels)} validation images: {100 * accuracy:.1f} %; temperature {temperature:.2f}")
+    right, temperature = accuracy(logits, labels), fit_temperature(logits, labels)
+    say(f"Accuracy on the {len(labels)} validation images: {100 * right:.1f} %; temperature {temperature:.2f}")
     return classifier.card.model_copy(update={"temperature": temperature})
 
 
@@ -121,8 +120,8 @@ def print_scores(scores: Scores) -> None:
     if imbalanced([sum(row) for row in scores.confusion]):
         say(f"Mean of the accuracies of the classes, balanced accuracy: {100 * scores.balanced_accuracy:.1f} %")
     width = max(map(len, scores.per_class))
-    for name, accuracy in scores.per_class.items():
-        say(f"Accuracy for class: {name:{width}} is {100 * accuracy:5.1f} %")
+    for name, right in scores.per_class.items():
+        say(f"Accuracy for class: {name:{width}} is {100 * right:5.1f} %")
 
 
 def describe(

@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from models.classifier import Classifier, autocast
 from training import distributed
+from training.execution import there_and_back
 from training.recipe import Recipe
 
 _RISE = 0.2  # the part of the updates in which a triangle's learning rate rises
@@ -90,9 +91,8 @@ def make_optimizer(net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     norms = [module for module in net.modules() if isinstance(module, nn.modules.batchnorm._NormBase)]
     biases = [norm.bias for norm in norms if norm.bias is not None]
     of_norms = set(biases)
-    groups: list[
-        dict[str, Any]
-    ] = [  # the same decay at an update for all, which is what learning rate and decay come to
+    # The same decay at an update for all, which is what learning rate and decay come to.
+    groups: list[dict[str, Any]] = [
         {"params": biases, "lr": rate * factor, "weight_decay": decay / factor},
         {"params": [parameter for parameter in net.parameters() if parameter not in of_norms]},
     ]
@@ -117,9 +117,7 @@ def compiled(classifier: Classifier, recipe: Recipe) -> nn.Module:
     before, batch_size = copy.deepcopy(classifier.net.state_dict()), math.ceil(recipe.batch_size / distributed.size())
     inputs = classifier.normalise(torch.zeros(batch_size, size, size, 3, dtype=torch.uint8).to(classifier.mean.device))
     try:
-        with autocast(inputs.device, recipe.precision):
-            outputs = net(inputs)
-        outputs.float().logsumexp(dim=1).mean().backward()
+        there_and_back(net, inputs, recipe.precision)
     except Exception as error:  # whatever its many parts raise
         reason = str(error).strip().splitlines()[0]
         print(f"Training without --compile, since torch.compile fails here: {reason}", file=sys.stderr)
