@@ -36,10 +36,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     from server import logs
     from server.init import run_as_child_of_init
 
+    arguments = sys.argv[1:] if argv is None else argv
+    if {"-h", "--help"} & set(arguments):
+        from server.help import print_help
+
+        print_help()
+        return 0
     run_as_child_of_init()
     _stop_on_signals()
     try:
-        settings = read_settings(sys.argv[1:] if argv is None else argv)
+        settings = read_settings(arguments)
         logs.configure(settings.log_format, settings.log_level)
         if problem := _cannot_start(settings):
             print(f"cifar-serve: {problem}", file=sys.stderr)

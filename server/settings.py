@@ -11,10 +11,8 @@ from typing import Literal
 from pydantic import Field, PositiveInt, SecretStr
 from pydantic_settings import BaseSettings, CliSuppress, SettingsConfigDict
 
-from models.card import PRETRAINED
+from models.card import SHIPPED, find
 from server.logs import Format, Level
-
-_SHIPPED = ("tutorial", "strong")  # the first is the default
 
 
 class Settings(BaseSettings):
@@ -31,7 +29,7 @@ class Settings(BaseSettings):
 
     checkpoint: Path = Field(
         Path("cifar_net.pth"),
-        description=f"weights to serve; without a file those of the package: {', '.join(_SHIPPED)}",
+        description=f"weights to serve; without a file those of the package: {', '.join(SHIPPED)}",
     )
     host: Literal["127.0.0.1", "0.0.0.0", "::"] = Field("127.0.0.1", description="address to listen on")  # noqa: S104
     port: int = Field(8000, ge=1024, le=65535, description="port to listen on, from 1024")
@@ -65,10 +63,8 @@ class Settings(BaseSettings):
 
     def checkpoint_path(self) -> Path:
         """The checkpoint to serve, absolute."""
-        asked_for = str(self.checkpoint) if "checkpoint" in self.model_fields_set else _SHIPPED[0]
-        if asked_for in _SHIPPED and not self.checkpoint.exists():
-            return PRETRAINED / f"{asked_for}.pth"
-        return self.checkpoint.absolute()
+        nothing_asked_for = "checkpoint" not in self.model_fields_set and not self.checkpoint.exists()
+        return find(Path(SHIPPED[0]) if nothing_asked_for else self.checkpoint)
 
     @property
     def model_name(self) -> str:
