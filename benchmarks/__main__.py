@@ -3,7 +3,7 @@
 import importlib
 import sys
 
-NAMES = ("training", "reading", "evaluation", "serving", "stages", "memory", "batches", "scaled_decode")
+NAMES = ("training", "recipes", "reading", "evaluation", "serving", "stages", "memory", "batches", "scaled_decode")
 
 
 def main() -> int:

@@ -7,11 +7,18 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, computed_field, field_validator
 
 PRETRAINED = Path(__file__).parent / "pretrained"  # the checkpoints that ship with the package, by recipe
+SHIPPED = ("tutorial", "strong")
 TUTORIAL_NET = PRETRAINED / "tutorial.pth"
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Rgb = tuple[float, float, float]
+
+
+def find(checkpoint: Path) -> Path:
+    """The checkpoint itself, or that of the package which has this name where no file has it."""
+    shipped = str(checkpoint) in SHIPPED and not checkpoint.exists()
+    return PRETRAINED / f"{checkpoint}.pth" if shipped else checkpoint.absolute()
 
 
 class _Section(BaseModel):
@@ -46,6 +53,7 @@ class Training(_Section):
     data_fingerprint: str
     images: int
     validation_images: int = Field(0, description="of the training images, kept back to set the temperature by")
+    started_from: str | None = Field(None, description="SHA-256 of the checkpoint whose weights were the first")
     seed: int
     seconds: float
     hardware: str

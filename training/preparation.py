@@ -6,14 +6,15 @@ from pathlib import Path
 import torch
 
 from models.architectures import build
-from models.card import ModelCard
-from models.checkpoint import card_path
+from models.card import ModelCard, find
+from models.checkpoint import CheckpointError, card_path, load
 from models.classifier import Classifier
 from training import distributed
 from training.data import Data
+from training.distributed import say
 from training.errors import TrainingError
 from training.options import Options, held_out_path, resume_path
-from training.recipe import Recipe
+from training.recipe import Recipe, change
 
 _INITIALISE_BY = 5000  # training images of 32×32 at most
 
@@ -49,6 +50,21 @@ def _check_writable(output: Path) -> None:
             raise TrainingError(f"{path} is a folder, and the run would write a file there: choose another --output")
 
 
+def in_precision_of(device: torch.device, recipe: Recipe) -> Recipe:
+    """The recipe, in float32 where the device would only imitate its precision, which takes longer; says so."""
+    has = True
+    if device.type == "cpu" and recipe.precision == "bfloat16":
+        has = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    elif device.type == "cpu" and recipe.precision == "float16":
+        has = torch.ops.mkldnn._is_mkldnn_fp16_supported()
+    elif device.type == "cuda" and recipe.precision == "bfloat16":
+        has = torch.cuda.is_bf16_supported(including_emulation=False)
+    if has:
+        return recipe
+    say(f"This {device.type} has no {recipe.precision}: training in float32")
+    return change(recipe, {"precision": "float32"})
+
+
 @torch.no_grad()
 def check_network(recipe: Recipe) -> None:
     """Raises TrainingError now rather than after the reading: by one blank image."""
@@ -66,8 +82,27 @@ def check_network(recipe: Recipe) -> None:
         ) from None
 
 
-def make_classifier(recipe: Recipe, data: Data, images: torch.Tensor, seed: int) -> Classifier:
-    """On the CPU, with the weights that it starts from; `images` are those to train on. Raises TrainingError."""
+def weights_to_start_from(recipe: Recipe) -> Classifier | None:
+    """Raises TrainingError where they cannot be had, or are another network's."""
+    if not recipe.weights:
+        return None
+    try:
+        other = load(find(Path(recipe.weights)))
+    except CheckpointError as error:
+        raise TrainingError(f"--weights: {error}") from None
+    if other.card.architecture != recipe.architecture:
+        raise TrainingError(
+            f"--weights: {recipe.weights} is of the architecture {other.card.architecture}, and this recipe trains "
+            f"{recipe.architecture}: add --architecture {other.card.architecture}, or choose other weights"
+        )
+    return other
+
+
+def make_classifier(
+    recipe: Recipe, data: Data, images: torch.Tensor, seed: int, start: Classifier | None = None
+) -> Classifier:
+    """On the CPU, with its first weights: those of `start`, or new ones, for which some networks look at `images`,
+    those to train on. Raises TrainingError."""
     card = ModelCard(
         architecture=recipe.architecture,
         classes=data.classes,
@@ -77,7 +112,12 @@ def make_classifier(recipe: Recipe, data: Data, images: torch.Tensor, seed: int)
     )
     torch.manual_seed(seed)
     classifier = Classifier(build(card.architecture, num_classes=len(card.classes)), card)
-    if hasattr(classifier.net, "initialise"):
+    if start:
+        own, state = classifier.net.state_dict(), start.net.state_dict()
+        # Of another number of classes, the last layer does not fit and begins anew.
+        fitting = {name: value for name, value in state.items() if value.shape == own[name].shape}
+        classifier.net.load_state_dict(fitting, strict=False)
+    elif hasattr(classifier.net, "initialise"):
         _initialise(classifier, data, images)
     return classifier
 

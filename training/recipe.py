@@ -17,6 +17,9 @@ class Recipe:
     name: str
     summary: str
     architecture: str = Field(default="net", description="the network, a name in models/architectures")
+    weights: str = Field(
+        default="", description="the checkpoint to start from, a path or a shipped one's name; for other classes too"
+    )
     image_size: int = Field(default=32, ge=1, le=4096, description="pixels a side of what the network sees")
     epochs: int = Field(ge=1, description="passes over the training images")
     batch_size: int = Field(ge=1, description="images an update")
@@ -52,7 +55,8 @@ class Recipe:
         default=False, description="whether answers are the mean over an image and its mirror image, at twice the work"
     )
     precision: Literal["float32", "bfloat16", "float16"] = Field(
-        default="float32", description="of the network's arithmetic: float32, bfloat16 or float16"
+        default="float32",
+        description="of the network's arithmetic: float32, bfloat16 or float16, where the device has it",
     )
     compile: bool = Field(default=False, description="whether torch.compile makes the network faster, after minutes")
     report_every: int = Field(default=0, ge=0, description="mini-batches between two lines of loss; 0 is an epoch")
@@ -88,12 +92,14 @@ TUTORIAL = Recipe(
 NET_BEST = Recipe(
     name="net-best",
     summary="the tutorial's own network, trained as one does today",
-    epochs=70,
-    batch_size=128,
-    learning_rate=0.05,
-    weight_decay=1e-3,
+    epochs=26,
+    batch_size=256,
+    validation=0.02,
+    learning_rate=0.1,
+    weight_decay=5e-4,
     flip="alternating",
     translate=2,
+    precision="bfloat16",
 )
 
 # https://github.com/KellerJordan/cifar10-airbench: its 94 % recipe, for batches that stay in a processor's cache.
@@ -101,13 +107,13 @@ FAST = Recipe(
     name="fast",
     summary="a network made for it, in minutes",
     architecture="airbench",
-    epochs=10,
-    batch_size=512,
+    epochs=16,
+    batch_size=256,
     validation=0.02,
-    learning_rate=0.75,
+    learning_rate=0.35,
     momentum=0.85,
     norm_bias_factor=64,
-    weight_decay=1.33e-3,
+    weight_decay=1e-3,
     label_smoothing=0.2,
     flip="alternating",
     translate=2,
@@ -120,9 +126,7 @@ STRONG = replace(
     name="strong",
     summary="the same network, trained for long",
     epochs=60,
-    batch_size=256,
     learning_rate=0.3,
-    weight_decay=1e-3,
     translate=4,
     cutout=8,
 )

@@ -47,9 +47,10 @@ class SavedRun:
         except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
             raise TrainingError(f"{self.path} cannot be read ({error}): train without --resume") from None
         for name, value in self._identity.items():
-            if saved["identity"][name] != value:
+            before = saved["identity"].get(name)
+            if before != value:
                 raise TrainingError(
-                    f"{self.path} is of a run whose {name} was {saved['identity'][name]!r}, not {value!r}: "
+                    f"{self.path} is of a run whose {name} was {before!r}, not {value!r}: "
                     "repeat its command with --resume, or train anew without"
                 )
         state: dict[str, Any] = saved["state"]

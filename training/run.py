@@ -5,7 +5,7 @@ import platform
 from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -19,7 +19,14 @@ from training.handover import hand_over
 from training.history import Epoch
 from training.loop import Examples, train
 from training.options import Options, report_folder, resume_path
-from training.preparation import check_network, check_writable, choose_device, make_classifier
+from training.preparation import (
+    check_network,
+    check_writable,
+    choose_device,
+    in_precision_of,
+    make_classifier,
+    weights_to_start_from,
+)
 from training.recipe import Recipe
 from training.resume import SavedRun
 
@@ -33,7 +40,9 @@ def run(recipe: Recipe, options: Options) -> None:
     device = choose_device(options.device)
     check_writable(options)
     report = open_report(options)
+    recipe = in_precision_of(device, recipe)
     check_network(recipe)
+    start = weights_to_start_from(recipe)
     with distributed.one_of_a_host_first():
         data = load(options.data, recipe.image_size)
     say(f"{len(data.train)} training and {len(data.test)} test images, {len(data.classes)} classes")
@@ -42,16 +51,22 @@ def run(recipe: Recipe, options: Options) -> None:
 
     images, validation = hold_back(data, recipe.validation)
     examples = Examples(data.pixels, data.labels, images, validation)
-    classifier = make_classifier(recipe, data, images, options.seed).to(device)
+    classifier = make_classifier(recipe, data, images, options.seed, start).to(device)
     say(f"Training {recipe.architecture} by recipe {recipe.name} on {device}, seed {options.seed}")
-    epochs = train_and_tell(classifier, examples, recipe, options, data, report)
+    identity = {
+        "recipe": asdict(recipe),
+        "seed": options.seed,
+        "data_fingerprint": data.fingerprint,
+        "started_from": start.card.sha256 if start else None,
+    }
+    epochs = train_and_tell(classifier, examples, recipe, options, identity, report)
 
     if len(validation):
         classifier.card = calibrate(classifier, data, validation)
     logits = logits_of(classifier, data.pixels, data.test)
     scores = score(logits, data.labels[data.test], classifier.card, f"{data.name}, test images")
     print_scores(scores)
-    training = describe(recipe, options, examples, data, epochs[-1].seconds, device)
+    training = describe(identity, options.command, data.name, examples, epochs[-1].seconds, device)
     card = classifier.card.model_copy(update={"training": training, "scores": scores})
     if distributed.leave():
         card = hand_over(classifier, card, data, options)
@@ -72,11 +87,10 @@ def train_and_tell(
     examples: Examples,
     recipe: Recipe,
     options: Options,
-    data: Data,
+    identity: dict[str, Any],
     report: "Report | None",
 ) -> Sequence[Epoch]:
-    """Train, and print and report how it goes."""
-    identity = {"recipe": asdict(recipe), "seed": options.seed, "data": data.fingerprint}
+    """Train, and print and report how it goes; only a run of the same `identity` can be resumed."""
     distributed.refuse_differences(identity)
     saved = SavedRun(resume_path(options.output), identity)
     state = saved.load_where_asked(options.resume)
@@ -125,18 +139,16 @@ def print_scores(scores: Scores) -> None:
 
 
 def describe(
-    recipe: Recipe, options: Options, examples: Examples, data: Data, seconds: float, device: torch.device
+    identity: dict[str, Any], command: str, data: str, examples: Examples, seconds: float, device: torch.device
 ) -> Training:
     """For the card: enough to make the weights again."""
     versions = {name: version(name) for name in ("torch", "torchvision")} | {"python": platform.python_version()}
     return Training(
-        command=options.command,
-        recipe=asdict(recipe),
-        data=data.name,
-        data_fingerprint=data.fingerprint,
+        **identity,
+        command=command,
+        data=data,
         images=len(examples.images),
         validation_images=len(examples.validation),
-        seed=options.seed,
         seconds=round(seconds, 1),
         hardware=describe_hardware(device),
         versions=versions,

@@ -1,0 +1,66 @@
+"""What a run starts from: new weights or a checkpoint's, and the precision that the device has."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from models.card import TUTORIAL_NET
+from models.checkpoint import load
+from training.__main__ import main
+
+Draw = Callable[..., Path]
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_a_shipped_checkpoint_is_trained_on_for_other_classes(draw_folder: Draw) -> None:
+    draw_folder()
+    assert main(["--data", "shapes", "--weights", "tutorial", "--learning-rate", "1e-12", "--no-report"]) == 0
+    shipped, trained = load(TUTORIAL_NET), load(Path("cifar_net.pth"))
+    for name, value in shipped.net.state_dict().items():
+        if not name.startswith("fc3"):
+            torch.testing.assert_close(trained.net.state_dict()[name], value, rtol=0, atol=1e-6)
+    assert trained.net.state_dict()["fc3.weight"].shape == (2, 84)
+    assert trained.card.training
+    assert trained.card.training.started_from == shipped.card.sha256
+
+
+def test_a_run_goes_on_from_where_another_ended(draw_folder: Draw) -> None:
+    draw_folder()
+    assert main(["--data", "shapes", "--epochs", "1", "--no-report"]) == 0
+    again = ["--data", "shapes", "--weights", "cifar_net.pth", "--learning-rate", "1e-12", "--no-report"]
+    assert main([*again, "--output", "again.pth"]) == 0
+    first, second = load(Path("cifar_net.pth")).net.state_dict(), load(Path("again.pth")).net.state_dict()
+    for name, value in first.items():
+        torch.testing.assert_close(second[name], value, rtol=0, atol=1e-6)
+
+
+@pytest.mark.skipif(torch.ops.mkldnn._is_mkldnn_fp16_supported(), reason="this CPU has float16")
+def test_a_precision_that_the_device_has_not_is_not_imitated(
+    draw_folder: Draw, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw_folder()
+    assert main(["--data", "shapes", "--precision", "float16", "--no-report"]) == 0
+    assert "This cpu has no float16: training in float32\n" in capsys.readouterr().out
+    assert load(Path("cifar_net.pth")).card.precision == "float32"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--weights", "nowhere.pth"], "nowhere.pth: train one with cifar-train"),
+        (["fast", "--weights", "tutorial"], "add --architecture net, or choose other weights"),
+    ],
+)
+def test_weights_that_cannot_be_started_from_are_refused_before_anything_is_read(
+    arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*arguments, "--data", "nowhere"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("cifar-train: --weights: ")
+    assert said.endswith(f"{sentence}\n")
