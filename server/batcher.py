@@ -93,7 +93,7 @@ class Batcher:
         now = time.perf_counter()
         waits_s = [now - item.since for item in batch]
         try:
-            predictions = await self._infer(np.stack([image for item in batch for image in item.images]))
+            predictions = await self.infer_batch(np.stack([image for item in batch for image in item.images]))
         except Exception as error:  # every request of the batch gets it: none may wait for ever
             for item in batch:
                 if not item.answer.cancelled():
@@ -108,7 +108,8 @@ class Batcher:
                 item.answer.set_result(Predictions(probabilities[start:end], card, len(probabilities)))
             start = end
 
-    async def _infer(self, pixels: Pixels) -> Predictions:
+    async def infer_batch(self, pixels: Pixels) -> Predictions:
+        """One batch, uint8 [N, H, W, 3], past those that wait and counted nowhere. Raises InferenceFailed."""
         for _ in range(_ATTEMPTS):
             try:
                 return await self._engine.infer(pixels)

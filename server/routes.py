@@ -13,6 +13,7 @@ from models.card import ModelCard
 from models.pixels import ImageError
 from server.errors import image_refused
 from server.metrics import SEEN, render
+from server.page import add_page_routes
 from server.requests import PredictRequest, read_predict_request
 from server.routing import DirectRoute, in_time, json_response, problems
 from server.schemas import PREDICT_OPENAPI, Health, Prediction, Predictions
@@ -27,6 +28,7 @@ def add_routes(router: APIRouter, service: Service, settings: Settings) -> None:
     router.route_class = DirectRoute
     _add_predict(router, service, settings)
     add_v2_routes(router, service, settings)
+    add_page_routes(router, service, settings)
     _add_operations(router, service, settings)
 
 

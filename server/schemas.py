@@ -4,6 +4,8 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
+from models.card import ModelCard
+
 
 class ClassProbability(BaseModel):
     label: str = Field(examples=["cat"])
@@ -50,6 +52,21 @@ class Problem(BaseModel):
     code: str = Field(description="stable, for programs", examples=["not_an_image"])
     detail: str = Field(description="a sentence, for people")
     request_id: str
+
+
+class Card(BaseModel):
+    model: Model
+    card: ModelCard
+
+
+class Explained(BaseModel):
+    label: str = Field(description="the class explained", examples=["cat"])
+    class_id: int = Field(examples=[3])
+    probability: float = Field(description="of that class", ge=0, le=1, examples=[0.91])
+    covered: list[list[float]] = Field(
+        description="the same while a square, 3/8 of the picture wide, covers each place of a grid over it, row by row"
+    )
+    model: Model
 
 
 class Health(BaseModel):
@@ -130,4 +147,21 @@ PREDICT_OPENAPI: dict[str, Any] = {
             },
         },
     },
+}
+
+
+_PICTURE = {"schema": {"type": "string", "format": "binary"}}
+_ONE_PICTURE: dict[str, Any] = {
+    "requestBody": {"required": True, "content": {"image/*": _PICTURE, "application/octet-stream": _PICTURE}}
+}
+PREVIEW_OPENAPI: dict[str, Any] = _ONE_PICTURE | {"responses": {"200": {"content": {"image/png": _PICTURE}}}}
+EXPLAIN_OPENAPI: dict[str, Any] = _ONE_PICTURE | {
+    "parameters": [
+        {
+            "name": "class_id",
+            "in": "query",
+            "description": "which class to explain; the most probable one without it",
+            "schema": {"type": "integer", "minimum": 0},
+        }
+    ]
 }

@@ -15,8 +15,9 @@ from server.errors import Unauthorized
 from server.settings import Settings
 
 _LOOK_AT_FILE_EVERY_S = 1.0
-# What orchestrators and Prometheus ask without a key.
-OPEN_PATHS = frozenset({"/livez", "/readyz", "/v2/health/live", "/v2/health/ready", "/metrics"})
+# What is answered without a key: orchestrators, Prometheus, and the page, into which the key is typed.
+OPEN_PATHS = frozenset({"/livez", "/readyz", "/v2/health/live", "/v2/health/ready", "/metrics", "/"})
+_OPEN_FOLDER = "/static/"
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +49,7 @@ class ApiKeys:
 
     def check(self, path: str, headers: Mapping[bytes, bytes]) -> None:
         """Raises Unauthorized. The key stands in `X-API-Key`, or in `Authorization: Bearer`."""
-        if path in OPEN_PATHS:
+        if path in OPEN_PATHS or path.startswith(_OPEN_FOLDER):
             return
         key = headers.get(b"x-api-key")
         if key is None:

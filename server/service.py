@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 from models.card import ModelCard
 from models.pixels import ImageError, Pixels, decode
 from server.batcher import Batcher
-from server.engine import Engine
-from server.errors import NotReady
+from server.engine import Engine, Predictions
+from server.errors import NotReady, image_refused
 from server.settings import Settings, cores
 from server.wire import Probabilities
 
@@ -74,6 +74,20 @@ class Service:
     async def classify_pixels(self, pixels: Pixels) -> Classified:
         """uint8 [N, H, W, 3], of the size that the model takes → Classified; else as `classify`."""
         return await self._in_batches(pixels, self._infer)
+
+    async def decode(self, image: bytes) -> Pixels:
+        """An encoded image → uint8 [H, W, 3], as the model takes it. Raises the refusal of one that is none."""
+        (decoded,) = self._decode_small([image]) or await self._decode_in_thread([image])
+        if isinstance(decoded, ImageError):
+            raise image_refused(decoded)
+        return decoded
+
+    async def probe(self, pixels: Pixels) -> Predictions:
+        """Up to max_batch_size pictures that nobody sent, uint8 [N, H, W, 3] → what the model says of them.
+
+        They wait for nobody and are in no metric. Raises InferenceFailed.
+        """
+        return await self._batcher.infer_batch(pixels)
 
     async def _in_batches(
         self, images: Images, classify_batch: Callable[[Images], Coroutine[Any, Any, Classified]]

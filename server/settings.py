@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, PositiveInt, SecretStr
+from pydantic import DirectoryPath, Field, PositiveInt, SecretStr
 from pydantic_settings import BaseSettings, CliSuppress, SettingsConfigDict
 
 from models.card import SHIPPED, find
@@ -36,13 +36,14 @@ class Settings(BaseSettings):
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="where the network runs")
     forward: Literal["eager", "onnxruntime"] = Field("eager", description="torch, or faster on the CPU: extra 'onnx'")
     reload: bool = Field(True, description="serve a changed checkpoint without a restart")
+    samples: DirectoryPath | None = Field(None, description="folder of pictures to try on the page")
 
     workers: PositiveInt | Literal["auto"] = Field("auto", description="processes a device that run the network")
     http_processes: PositiveInt | Literal["auto"] = Field("auto", description="processes that answer HTTP")
     max_batch_size: int = Field(64, ge=1, description="images the network takes at once")
     max_waiting_images: int = Field(4096, ge=1, description="images a process holds before it answers 429")
     max_waiting_bytes: int = Field(2**29, ge=1, description="of request bodies a process holds before it answers 429")
-    deadline_s: float = Field(30.0, gt=0, description="seconds until a request is answered 504")
+    deadline_s: float = Field(30.0, gt=0, description="seconds until a request gets a 504")
 
     max_body_bytes: int = Field(25 * 2**20, ge=1, description="largest request body")
     max_image_pixels: int = Field(64_000_000, ge=1, le=89_000_000, description="largest picture, width x height")

@@ -1,0 +1,161 @@
+"""The page at `/`, and what it asks for beside /predict: the model's card, its view of a picture, an explanation."""
+
+import asyncio
+import io
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import TypeVar
+
+from fastapi import APIRouter
+from PIL import Image
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.staticfiles import StaticFiles
+
+from models.pixels import Pixels
+from server.errors import BadRequest, DeadlineExceeded, RequestTimeout
+from server.explain import Explanation, explain
+from server.requests import read_body
+from server.routing import json_response, problems
+from server.schemas import EXPLAIN_OPENAPI, PREVIEW_OPENAPI, Card, Explained
+from server.service import Service
+from server.settings import Settings
+
+_HERE = Path(__file__).parent
+_HEADERS = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'"
+    ),
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",  # a browser asks whether its copy is still the one
+}
+_SHOWN_BY_BROWSERS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".svg", ".webp")
+_MOST_SAMPLES = 20
+
+Answer = TypeVar("Answer")
+
+
+def add_page_routes(router: APIRouter, service: Service, settings: Settings) -> None:
+    _add_page(router)
+    _add_samples(router, settings.samples or _HERE / "samples")
+    _add_card(router, service, settings)
+    _add_pictures(router, service, settings)
+
+
+def _add_page(router: APIRouter) -> None:
+    files = StaticFiles(directory=_HERE / "static")
+
+    @router.get("/", include_in_schema=False)
+    async def page(request: Request) -> Response:
+        return await _file(files, "index.html", request)
+
+    @router.get("/static/{name}", include_in_schema=False)
+    async def static(request: Request) -> Response:
+        return await _file(files, request.path_params["name"], request)
+
+
+def _add_samples(router: APIRouter, folder: Path) -> None:
+    files, names = StaticFiles(directory=folder, follow_symlink=True), find_samples(folder)
+
+    @router.get("/samples", include_in_schema=False)
+    async def samples(request: Request) -> Response:
+        return json_response(names)
+
+    @router.get("/samples/{name:path}", include_in_schema=False)
+    async def sample(request: Request) -> Response:
+        name = request.path_params["name"]
+        if name not in names:
+            raise HTTPException(404)
+        return await _file(files, name, request)
+
+
+def find_samples(folder: Path) -> list[str]:
+    """The paths, within the folder, of at most 20 of the pictures in it and below, evenly from all of them."""
+    pictures = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SHOWN_BY_BROWSERS)
+    every = -(-len(pictures) // _MOST_SAMPLES) or 1
+    return [path.relative_to(folder).as_posix() for path in pictures[::every]]
+
+
+async def _file(files: StaticFiles, name: str, request: Request) -> Response:
+    response = await files.get_response(name, request.scope)
+    response.headers.update(_HEADERS)
+    return response
+
+
+def _add_card(router: APIRouter, service: Service, settings: Settings) -> None:
+    @router.get("/card", response_model=Card, responses=problems(503), summary="What the model is, and what it scored")
+    async def card(request: Request) -> Response:
+        served = service.card
+        model = {"name": settings.model_name, "version": served.version}
+        return json_response({"model": model, "card": served.model_dump(mode="json")})
+
+
+def _add_pictures(router: APIRouter, service: Service, settings: Settings) -> None:
+    one_at_a_time = asyncio.Lock()  # each is as much work as hundreds of predictions, which shall not wait for many
+
+    async def answer_to_picture(request: Request, answer: Callable[[Pixels], Awaitable[Answer]]) -> Answer:
+        """What comes of the picture in the body. Raises RequestTimeout or DeadlineExceeded."""
+        service.check_room()  # before the body is read
+        body = None
+        try:
+            async with asyncio.timeout(settings.deadline_s):
+                body = await read_body(request)
+                return await answer(await service.decode(body))
+        except TimeoutError:
+            raise (RequestTimeout if body is None else DeadlineExceeded)(settings.deadline_s) from None
+
+    @router.post(
+        "/preview",
+        response_class=Response,
+        responses=problems(408, 413, 422, 429, 503, 504),
+        openapi_extra=PREVIEW_OPENAPI,
+        summary="A picture as the model sees it",
+    )
+    async def preview(request: Request) -> Response:
+        png = await answer_to_picture(request, _as_png)
+        return Response(png, media_type="image/png", headers=_HEADERS)
+
+    @router.post(
+        "/explain",
+        response_model=Explained,
+        responses=problems(400, 408, 413, 422, 429, 500, 503, 504),
+        openapi_extra=EXPLAIN_OPENAPI,
+        summary="Which parts of a picture speak for a class",
+    )
+    async def explain_picture(request: Request) -> Response:
+        class_id = _read_class_id(request, len(service.card.classes))
+
+        async def answer(pixels: Pixels) -> Explanation:
+            async with one_at_a_time:
+                return await explain(service, pixels, class_id, settings.max_batch_size)
+
+        explanation = await answer_to_picture(request, answer)
+        card = explanation.card
+        return json_response(
+            {
+                "label": card.classes[explanation.class_id],
+                "class_id": explanation.class_id,
+                "probability": round(explanation.probability, 6),
+                "covered": explanation.covered.astype(float).round(6).tolist(),
+                "model": {"name": settings.model_name, "version": card.version},
+            }
+        )
+
+
+async def _as_png(pixels: Pixels) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()
+
+
+def _read_class_id(request: Request, classes: int) -> int | None:
+    """None where none is asked for. Raises BadRequest."""
+    text = request.query_params.get("class_id")
+    if text is None:
+        return None
+    if not text.isascii() or not text.isdecimal() or len(text) > 9 or int(text) >= classes:
+        raise BadRequest(f"class_id must be a whole number from 0 to {classes - 1}, not {text[:20]!r}")
+    return int(text)

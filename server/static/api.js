@@ -1,0 +1,34 @@
+// Asks the service, with the API key of this tab, and makes sentences of what goes wrong.
+import { t } from "./messages.js";
+
+const KEY = "cifar-api-key";
+
+/** Why there is no answer: the message is for people; `status` is HTTP's, or 0 where there was no answer at all. */
+export class Refusal extends Error {
+  constructor(status, message) {
+    super(message);
+    this.status = status;
+  }
+}
+
+export const rememberedKey = () => sessionStorage.getItem(KEY) ?? "";
+
+/** For this tab, until it is closed. A header takes nothing but ASCII, and no key has anything else. */
+export const rememberKey = (key) => sessionStorage.setItem(KEY, key.replace(/[^\x21-\x7e]/g, ""));
+
+/** The service's answer to a GET, or to a POST of the body. Throws a Refusal. */
+export async function ask(path, body, signal) {
+  const key = rememberedKey();
+  const options = { method: body ? "POST" : "GET", body, signal, headers: key ? { "X-API-Key": key } : {} };
+  let answer;
+  try {
+    answer = await fetch(path, options);
+  } catch {
+    throw new Refusal(0, t("down"));
+  }
+  if (answer.ok) return answer;
+  const status = answer.status;
+  if (status === 401) throw new Refusal(status, t("unauthorized"));
+  const { detail } = await answer.json().catch(() => ({})); // a proxy's own page is no JSON
+  throw new Refusal(status, detail ? t("refused", { detail }) : t("failed", { status }));
+}

@@ -1,0 +1,29 @@
+// Pictures to try: our drawings, or those of the folder that the service was started with.
+import { ask } from "./api.js";
+import { make } from "./dom.js";
+
+/** Shows them as buttons; `choose` gets the file of one that is pressed. Throws a Refusal. */
+export async function showSamples(choose) {
+  const names = await (await ask("samples")).json();
+  const buttons = await Promise.all(names.map((name) => sampleButton(name, choose).catch(() => "")));
+  const section = document.getElementById("samples");
+  section.querySelector("ul").replaceChildren(...buttons);
+  section.hidden = !names.length;
+}
+
+async function sampleButton(name, choose) {
+  const blob = await (await ask(`samples/${name.split("/").map(encodeURIComponent).join("/")}`)).blob();
+  const picture = make("img", { src: URL.createObjectURL(blob), alt: name.replace(/\.\w+$/, "") });
+  await picture.decode();
+  const onclick = async () => choose(await asFile(name, blob, picture));
+  return make("li", {}, make("button", { type: "button", onclick }, picture));
+}
+
+/** A drawing becomes a PNG: the model wants pixels. */
+async function asFile(name, blob, picture) {
+  if (blob.type !== "image/svg+xml") return new File([blob], name);
+  const canvas = make("canvas", { width: picture.naturalWidth, height: picture.naturalHeight });
+  canvas.getContext("2d").drawImage(picture, 0, 0);
+  const png = await new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
+  return new File([png], name.replace(/svg$/, "png"));
+}

@@ -1,0 +1,272 @@
+"""The page at `/`, used as people use it: in a real browser, by mouse and keyboard, with the real service behind it."""
+
+import base64
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+
+from server.page import find_samples
+from tests.integration.running import RunningService, wait_until
+from tests.pictures import draw_shape
+from tests.server.conftest import KEY, Open
+
+if TYPE_CHECKING:
+    from playwright.sync_api import JSHandle, Page
+
+ROOT = Path(__file__).parents[2]
+STATIC, SAMPLES = ROOT / "server" / "static", ROOT / "server" / "samples"
+SHIP = (ROOT / "docs" / "ship.png").read_bytes()
+PHONE = {"width": 360, "height": 740}
+
+
+def transfer(page: "Page", files: dict[str, bytes]) -> "JSHandle":
+    """What a drop or a paste carries."""
+    encoded = [[name, base64.b64encode(content).decode()] for name, content in files.items()]
+    return page.evaluate_handle(
+        """(files) => {
+            const transfer = new DataTransfer();
+            for (const [name, content] of files)
+                transfer.items.add(new File([Uint8Array.from(atob(content), (c) => c.charCodeAt(0))], name));
+            return transfer;
+        }""",
+        encoded,
+    )
+
+
+def drop(page: "Page", **files: bytes) -> None:
+    page.dispatch_event("#drop", "drop", {"dataTransfer": transfer(page, files)})
+
+
+def shown_bars(page: "Page") -> dict[str, str]:
+    rows = page.locator(".result .bars li").all()
+    return {row.locator(".label").inner_text(): row.locator("b").inner_text() for row in rows}
+
+
+def test_a_dropped_picture_is_shown_as_the_model_sees_it_with_what_predict_says(
+    service: RunningService, open_page: Open
+) -> None:
+    page = open_page()
+    drop(page, ship=SHIP)
+    page.locator(".result h3").wait_for()
+    answer = httpx.post(f"{service.url}/predict?top_k=10", content=SHIP, headers={"X-API-Key": KEY}).json()
+    assert answer["label"] == "ship"
+    assert shown_bars(page) == {each["label"]: f"{each['probability']:.1%}" for each in answer["top"]}
+    assert page.locator(".result h3").inner_text() == f"ship {answer['confidence']:.1%}"
+    details = page.locator(".result .details").inner_text()
+    assert re.fullmatch(rf"ship · [\d.,]+ ms · model {answer['model']['version']}", details)
+    assert page.locator(".seen").evaluate("(picture) => [picture.naturalWidth, picture.naturalHeight]") == [32, 32]
+    assert page.locator("#announcer").inner_text() == f"ship: ship, {answer['confidence']:.1%}"
+
+
+def test_pictures_are_pasted_and_chosen_several_at_a_time_in_their_order(open_page: Open, tmp_path: Path) -> None:
+    page = open_page()
+    for name in ("one.png", "two.png"):
+        (tmp_path / name).write_bytes(SHIP)
+    page.locator("#drop input").first.set_input_files([tmp_path / "one.png", tmp_path / "two.png"])
+    page.locator(".result h3").nth(1).wait_for()
+    assert [text[:7] for text in page.locator(".details").all_inner_texts()] == ["one.png", "two.png"]
+    page.evaluate(
+        "(data) => document.body.dispatchEvent(new ClipboardEvent('paste', {clipboardData: data, bubbles: true}))",
+        transfer(page, {"three": SHIP}),
+    )
+    page.locator(".result h3").nth(2).wait_for()
+    assert page.locator(".details").first.inner_text().startswith("three")
+
+
+def test_a_bad_picture_is_told_in_the_services_own_words(service: RunningService, open_page: Open) -> None:
+    page = open_page()
+    drop(page, cut=SHIP[:1000])
+    told = page.locator(".result .problem")
+    refusal = httpx.post(f"{service.url}/predict", content=SHIP[:1000], headers={"X-API-Key": KEY}).json()
+    told.wait_for()
+    assert told.inner_text() == refusal["detail"]
+    assert page.locator("#announcer").inner_text() == refusal["detail"]
+    assert not page.get_by_role("button", name="Try again").count(), "it would be refused again"
+    drop(page, large=b"\xff\xd8" + bytes(1_500_000))
+    page.locator(".result .problem", has_text="1,000,000 bytes, the largest that is taken").wait_for()
+    drop(page, empty=b"")
+    page.locator(".result .problem", has_text="the image is empty").wait_for()
+    drop(page)
+    page.locator("#problem", has_text="no picture file").wait_for()
+
+
+def test_an_explanation_comes_on_demand_and_counts_as_no_prediction(service: RunningService, open_page: Open) -> None:
+    page = open_page()
+    drop(page, ship=SHIP)
+    page.locator(".why").focus()
+    images = counted_images(service)
+    page.keyboard.press("Enter")
+    said = page.locator(".said")
+    said.wait_for(timeout=60_000)
+    assert re.search(r"speaks for ship.* from \d+\.\d% to \d+\.\d%", said.inner_text())
+    assert page.locator("canvas").evaluate("(canvas) => [canvas.width, canvas.height]") == [16, 16]
+    alphas = "(c) => [...c.getContext('2d').getImageData(0, 0, 16, 16).data].filter((_, i) => i % 4 == 3)"
+    assert max(page.locator("canvas").evaluate(alphas)) > 100
+    assert counted_images(service) == images
+
+
+def counted_images(service: RunningService) -> float:
+    page = httpx.get(f"{service.url}/metrics").text
+    return float(re.findall(r"^cifar_images_total (\S+)", page, re.MULTILINE)[0])
+
+
+def test_our_drawings_are_offered_and_are_what_they_are_called(open_page: Open) -> None:
+    page = open_page()
+    samples = page.locator("#samples button")
+    samples.first.wait_for()
+    names = [picture.get_attribute("alt") for picture in page.locator("#samples img").all()]
+    assert names == [path.stem for path in sorted(SAMPLES.iterdir())]
+    for number in range(len(names)):
+        samples.nth(number).click()
+    page.locator(".result h3").nth(len(names) - 1).wait_for()
+    said = [text.split()[0] for text in page.locator(".result h3").all_inner_texts()]
+    assert said == names[::-1]
+
+
+def test_a_folder_of_pictures_is_offered_evenly(tmp_path: Path) -> None:
+    for shape in ("circle", "square"):
+        (tmp_path / shape).mkdir()
+        for number in range(25):
+            draw_shape(shape, number).save(tmp_path / shape / f"{number:02}.PNG")
+    (tmp_path / "notes.txt").touch()
+    samples = find_samples(tmp_path)
+    assert samples[0] == "circle/00.PNG"
+    assert 15 <= len(samples) <= 20
+    assert 7 <= sum(name.startswith("square") for name in samples) <= 10
+
+
+def test_the_card_is_shown_with_its_interval_its_classes_and_its_confusions(
+    service: RunningService, open_page: Open
+) -> None:
+    page = open_page()
+    scores = httpx.get(f"{service.url}/card", headers={"X-API-Key": KEY}).json()["card"]["scores"]
+    model = page.locator("#model")
+    model.locator(".score", has_text=f"{scores['accuracy']:.1%}").wait_for()
+    low, high = scores["interval"]
+    assert f"{low:.1%} to {high:.1%}" in model.inner_text()
+    assert f"{scores['n']:,} held-out" in model.inner_text()
+    assert model.locator(".bars b").all_inner_texts() == [f"{right:.1%}" for right in scores["per_class"].values()]
+    cells = [int(text or 0) for text in model.locator("tbody td").all_inner_texts()]
+    assert cells == [count for row in scores["confusion"] for count in row]
+
+
+def test_the_key_is_asked_for_and_remembered_for_the_tab(open_page: Open) -> None:
+    page = open_page(key="")
+    page.locator("#problem", has_text="wants a valid API key").wait_for()
+    page.keyboard.type("wrong")  # the field has the focus
+    page.keyboard.press("Enter")
+    drop(page, ship=SHIP)
+    page.locator(".result .problem", has_text="wants a valid API key").wait_for()
+    page.locator("#key").fill(KEY)
+    page.keyboard.press("Enter")
+    page.locator(".score").wait_for()
+    assert page.locator("#problem").is_hidden()
+    page.reload()
+    page.locator(".score").wait_for()
+    assert page.locator("#key").input_value() == KEY
+    other_tab = page.context.new_page()
+    other_tab.goto(page.url)
+    other_tab.locator("#problem", has_text="wants a valid API key").wait_for()
+
+
+def test_a_service_that_is_gone_is_told_and_its_return_is_noticed(open_page: Open) -> None:
+    page = open_page()
+    page.locator(".score").wait_for()
+    page.context.set_offline(True)
+    page.locator("#health", has_text="does not answer").wait_for()
+    drop(page, ship=SHIP)
+    page.locator(".result .problem", has_text="does not answer").wait_for()
+    page.context.set_offline(False)
+    page.locator("#figures").wait_for()
+    assert page.locator("#health").inner_text() == ""
+    page.get_by_role("button", name="Try again").click()
+    page.locator(".result h3", has_text="ship").wait_for()
+
+
+def test_the_strip_shows_the_services_own_figures(open_page: Open) -> None:
+    page = open_page()
+    figures = page.locator("#figures dd")
+    figures.first.wait_for()
+    drop(page, ship=SHIP)
+    wait_until(lambda: figures.nth(1).inner_text() == "1")
+    assert float(figures.nth(0).inner_text()) > 0
+    assert all(re.fullmatch(r"[\d.,]+ ms", figures.nth(number).inner_text()) for number in (2, 3))
+
+
+def test_it_speaks_chinese_to_who_reads_chinese(open_page: Open) -> None:
+    page = open_page(locale="zh-CN")
+    drop(page, ship=SHIP)
+    page.locator(".result h3").wait_for()
+    page.locator(".score").wait_for()
+    assert page.locator("html").get_attribute("lang") == "zh-CN"
+    assert page.locator("h1").inner_text() == "这个网络看到了什么？"
+    assert page.locator(".result h3").inner_text().startswith("船 ship ")
+    assert "毫秒" in page.locator(".details").inner_text()
+
+
+def test_every_text_is_there_in_both_languages_and_is_used() -> None:
+    names = re.findall(r"^    (\w+): ", (STATIC / "messages.js").read_text(), re.MULTILINE)
+    english, chinese = names[: len(names) // 2], names[len(names) // 2 :]
+    assert english == chinese
+    sources = "".join(path.read_text() for path in STATIC.glob("*.*"))
+    assert set(english) == set(re.findall(r'\bt\("(\w+)"', sources)) | set(re.findall(r'data-t="(\w+)"', sources))
+
+
+@pytest.mark.parametrize("locale", ["en-US", "zh-CN"])
+def test_nothing_is_wider_than_a_phone(open_page: Open, locale: str) -> None:
+    page = open_page(viewport=PHONE, locale=locale)
+    page.locator(".score").wait_for()
+    drop(page, **{"a-very-long-name-of-a-file-without-a-single-space" * 3: SHIP, "bad": b"no picture"})
+    page.locator(".result .problem").wait_for()
+    page.locator(".result h3").wait_for()
+    assert page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_no_fault(open_page: Open, theme: str) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    page = open_page(color_scheme=theme, bypass_csp=True)  # axe is injected
+    page.locator(".score").wait_for()
+    page.locator("#samples button").first.wait_for()
+    drop(page, ship=SHIP, bad=b"no picture")
+    page.locator(".result .problem").wait_for()
+    page.locator(".why").click()
+    page.locator(".said").wait_for(timeout=60_000)
+    violations = axe.run(page).response["violations"]
+    assert not [f"{each['id']}: {[node['html'] for node in each['nodes']]}" for each in violations]
+
+
+def test_everything_is_reached_by_keyboard_from_the_top(open_page: Open) -> None:
+    page = open_page()
+    page.locator("#samples button").first.wait_for()
+    reached = []
+    for _ in range(4):
+        page.keyboard.press("Tab")
+        reached.append(page.evaluate("document.activeElement.id || document.activeElement.tagName"))
+    assert reached[:2] == ["key", "INPUT"]
+    assert reached[-1] == "BUTTON"
+
+
+def test_the_page_is_small_and_needs_no_key_but_what_it_asks_does(service: RunningService) -> None:
+    files = [*STATIC.iterdir(), *SAMPLES.iterdir()]
+    assert sum(path.stat().st_size for path in files) < 100_000
+    for path in ["/", *(f"/static/{file.name}" for file in STATIC.iterdir())]:
+        answer = httpx.get(f"{service.url}{path}")
+        assert answer.status_code == 200
+        policy = answer.headers["Content-Security-Policy"]
+        assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self';")
+        assert "unsafe" not in policy
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert httpx.head(f"{service.url}{path}").headers["Content-Length"] == str(len(answer.content))
+        again = httpx.get(f"{service.url}{path}", headers={"If-None-Match": answer.headers["ETag"]})
+        assert again.status_code == 304
+    for path in ("/static/none.js", "/static/../page.py", "/static/%2e%2e%2fpage.py"):
+        assert httpx.get(f"{service.url}{path}").status_code in (401, 404)
+    for path in ("/card", "/samples", "/samples/ship.svg"):
+        assert httpx.get(f"{service.url}{path}").status_code == 401
+        assert httpx.get(f"{service.url}{path}", headers={"X-API-Key": KEY}).status_code == 200
+    for path in ("/preview", "/explain"):
+        assert httpx.post(f"{service.url}{path}", content=SHIP).status_code == 401
