@@ -3,7 +3,18 @@
 import importlib
 import sys
 
-NAMES = ("training", "recipes", "reading", "evaluation", "serving", "stages", "memory", "batches", "scaled_decode")
+NAMES = (
+    "training",
+    "recipes",
+    "reading",
+    "evaluation",
+    "serving",
+    "stages",
+    "memory",
+    "batches",
+    "scaled_decode",
+    "out_of_depth",
+)
 
 
 def main() -> int:

@@ -11,6 +11,9 @@ SHIPPED = ("tutorial", "strong")
 TUTORIAL_NET = PRETRAINED / "tutorial.pth"
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
+# Between which confidences are counted, of the test images in the card and of all images in the service's metrics.
+CONFIDENCE_BOUNDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Rgb = tuple[float, float, float]
 
@@ -29,13 +32,14 @@ class Scores(_Section):
     """Held-out accuracy: a fraction of n with its Wilson 95 % interval, per class, and calibration error (ECE)."""
 
     data: str
-    n: int
+    n: int = Field(ge=1)
     accuracy: Fraction
     interval: tuple[Fraction, Fraction]
     per_class: dict[str, Fraction]
     calibration_error: Fraction
     uncalibrated_error: Fraction | None = Field(None, description="the same, of a temperature of 1")
     confusion: tuple[tuple[int, ...], ...] = Field((), description="images by true class (rows) and predicted class")
+    confidence: tuple[int, ...] = Field((), description="images with a confidence up to each of CONFIDENCE_BOUNDS")
 
     @computed_field  # type: ignore[prop-decorator]
     @property
@@ -70,6 +74,7 @@ class ModelCard(_Section):
     mean: Rgb = Field((0.5, 0.5, 0.5), description="subtracted from each channel, on the scale 0..1")
     std: Rgb = Field((0.5, 0.5, 0.5), description="each channel is divided by it, on the scale 0..1")
     temperature: float = Field(1.0, gt=0, description="logits are divided by it, so that confidence is accuracy")
+    uncertain_below: Fraction | None = Field(None, description="answers of less confidence are marked uncertain")
     flip_average: bool = Field(False, description="whether logits are the mean over an image and its mirror image")
     precision: Literal["float32", "bfloat16", "float16"] = Field("float32", description="of the network's arithmetic")
     resize: str = Field("centre-square", description="how other sizes become the input: see models/pixels.py")

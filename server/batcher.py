@@ -100,7 +100,7 @@ class Batcher:
                     item.answer.set_exception(error)
             return
         probabilities, card = predictions.probabilities, predictions.card
-        SEEN.batch(waits_s, probabilities, card.classes)
+        SEEN.batch(waits_s, probabilities, card)
         start = 0
         for item in batch:
             end = start + len(item.images)

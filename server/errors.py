@@ -143,6 +143,6 @@ def render_error(request: Request, error: Exception) -> Response:
         "detail": detail,
         "request_id": request.state.request_id,
     }
-    if request.scope.get("path", "").startswith("/v2"):  # what was no HTTP has none
-        problem["error"] = detail  # where clients of the Open Inference Protocol look
+    if request.scope.get("path", "").startswith(("/v1", "/v2")):  # what was no HTTP has none
+        problem["error"] = detail  # where clients of TensorFlow Serving and of the Open Inference Protocol look
     return Response(orjson.dumps(problem), int(status), headers, media_type="application/problem+json")

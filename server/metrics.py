@@ -21,11 +21,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.metrics_core import InfoMetricFamily, Metric
+from prometheus_client.metrics_core import GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from prometheus_client.registry import Collector
 
-from models.card import ModelCard
+from models.card import CONFIDENCE_BOUNDS, ModelCard
+from server.wire import Probabilities
 
 _WRITE_EVERY_S = 0.25
 _RESERVED_BYTES = 256 * 1024
@@ -77,9 +78,10 @@ PREDICTIONS = Counter("cifar_predictions", "Images by the class predicted.", ["l
 CONFIDENCE = BulkHistogram(
     "cifar_confidence_ratio",
     "Probability of the class predicted.",
-    buckets=[tenths / 10 for tenths in range(1, 10)] + [0.95, 0.99, 1],
+    buckets=CONFIDENCE_BOUNDS,
     registry=DESCRIBED,
 )
+UNCERTAIN = Counter("cifar_uncertain_images", "Images marked uncertain.", registry=DESCRIBED)
 RELOADS = Counter("cifar_model_reloads", "Checkpoints taken over while serving.", registry=DESCRIBED)
 WORKER_RESTARTS = Counter("cifar_worker_restarts", "Workers that died and were replaced.", registry=DESCRIBED)
 IN_FLIGHT = Gauge(
@@ -106,6 +108,27 @@ class ServedModel(Collector):
         if self._card:
             family.add_metric([self._name, self._card.version], {"architecture": self._card.architecture})
         yield family
+        yield from self._expected()
+
+    def _expected(self) -> Iterator[Metric]:
+        """What the card says of the test images, for what is counted above to be compared with."""
+        classes = GaugeMetricFamily(
+            "cifar_expected_predictions_ratio",
+            "Part of the test images of the card, by the class predicted.",
+            labels=["label"],
+        )
+        confidence = GaugeMetricFamily(
+            "cifar_expected_confidence_ratio",
+            "Part of the test images of the card with a confidence up to `le`.",
+            labels=["le"],
+        )
+        if self._card and (scores := self._card.scores):  # a card need not have them
+            for label, counts in zip(self._card.classes, zip(*scores.confusion, strict=False), strict=False):
+                classes.add_metric([label], sum(counts) / scores.n)
+            for bound, count in zip(CONFIDENCE_BOUNDS, scores.confidence, strict=False):
+                confidence.add_metric([str(bound)], count / scores.n)
+        yield classes
+        yield confidence
 
 
 class Seen:
@@ -122,7 +145,8 @@ class Seen:
         self._requests: defaultdict[tuple[str, int], list[float]] = defaultdict(list)
         self._rejections: Count[str] = Count()
         self._waits: list[float] = []
-        self._batches: defaultdict[Sequence[str], list[npt.NDArray[np.float32]]] = defaultdict(list)
+        # By classes and threshold: a reload may change both.
+        self._batches: defaultdict[tuple[Sequence[str], float | None], list[Probabilities]] = defaultdict(list)
 
     def request(self, route: str, status: int, seconds: float) -> None:
         """One request is over."""
@@ -132,10 +156,10 @@ class Seen:
         """A request, or one image of many, was refused."""
         self._rejections[code] += 1
 
-    def batch(self, waits_s: list[float], probabilities: npt.NDArray[np.float32], classes: Sequence[str]) -> None:
-        """The network took a batch: how long each request of it waited; float32 [N, C]; what the C columns mean."""
+    def batch(self, waits_s: list[float], probabilities: Probabilities, card: ModelCard) -> None:
+        """The network of this card took a batch: how long each request of it waited; float32 [N, C]."""
         self._waits += waits_s
-        self._batches[classes].append(probabilities)
+        self._batches[card.classes, card.uncertain_below].append(probabilities)
 
     def model(self, card: ModelCard) -> None:
         """A worker says that it serves this."""
@@ -162,9 +186,9 @@ class Seen:
             REJECTIONS.labels(code).inc(count)
         if waits:
             QUEUE_SECONDS.observe_all(waits)
-        for classes, blocks in batches.items():
+        for (classes, uncertain_below), blocks in batches.items():
             BATCH_SIZE.observe_all([len(block) for block in blocks])
-            _write_predictions(np.concatenate(blocks), classes)
+            _write_predictions(np.concatenate(blocks), classes, uncertain_below)
 
     async def keep_writing(self) -> None:
         """Until cancelled, and then once more."""
@@ -177,9 +201,12 @@ class Seen:
             self.write()
 
 
-def _write_predictions(probabilities: npt.NDArray[np.float32], classes: Sequence[str]) -> None:
+def _write_predictions(probabilities: Probabilities, classes: Sequence[str], uncertain_below: float | None) -> None:
     IMAGES.inc(len(probabilities))
-    CONFIDENCE.observe_all(probabilities.max(axis=1))
+    confidence = probabilities.max(axis=1)
+    CONFIDENCE.observe_all(confidence)
+    if uncertain_below is not None:
+        UNCERTAIN.inc(int(np.count_nonzero(confidence < uncertain_below)))
     counts = np.bincount(probabilities.argmax(axis=1), minlength=len(classes))
     for class_id in np.flatnonzero(counts).tolist():
         PREDICTIONS.labels(classes[class_id]).inc(int(counts[class_id]))

@@ -1,9 +1,11 @@
-"""Reads the three forms of a /predict request: one raw image, multipart files, JSON with base64."""
+"""Reads the forms of a request: one raw image, multipart files, JSON with base64; and TensorFlow Serving's JSON."""
 
 import base64
 import binascii
 import re
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from typing import Any
 
 import orjson
 from starlette.datastructures import UploadFile
@@ -18,7 +20,10 @@ from server.settings import Settings
 DEFAULT_TOP_K = 3
 # curl calls every --data-binary a form; we take no forms of that kind, so it is an image.
 _ANY_BYTES = ("", "application/octet-stream", "application/x-www-form-urlencoded")
-_JSON_HELP = 'send {"images": ["<base64>", ...]}'
+_JSON_FORMS = {
+    "images": '{"images": ["<base64>", ...]}',
+    "instances": '{"instances": [{"b64": "<base64>"}, ...]}',
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +35,15 @@ class PredictRequest:
     top_k: int
 
 
+Reader = Callable[[Request, Settings], Coroutine[Any, Any, PredictRequest]]
+
+
 async def read_predict_request(request: Request, settings: Settings) -> PredictRequest:
     """Raises BadRequest, PayloadTooLarge or UnsupportedMediaType."""
     top_k = _read_top_k(request)
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type == "application/json":
-        return PredictRequest(_read_json(await read_body(request), settings.max_images), True, top_k)
+        return PredictRequest(_read_json(await read_body(request), "images", settings.max_images), True, top_k)
     if content_type == "multipart/form-data":
         return PredictRequest(await _read_multipart(request, settings.max_images), True, top_k)
     if content_type.startswith("image/") or content_type in _ANY_BYTES:
@@ -44,6 +52,12 @@ async def read_predict_request(request: Request, settings: Settings) -> PredictR
         f"{content_type} is not taken: send an image as the body (image/*), files as multipart/form-data, "
         "or base64 in application/json"
     )
+
+
+async def read_instances(request: Request, settings: Settings) -> PredictRequest:
+    """TensorFlow Serving's form, which may come with any content type. Raises BadRequest or PayloadTooLarge."""
+    top_k = _read_top_k(request)
+    return PredictRequest(_read_json(await read_body(request), "instances", settings.max_images), True, top_k)
 
 
 def _read_top_k(request: Request) -> int:
@@ -67,16 +81,25 @@ async def read_body(request: Request) -> bytes:
     return b"".join(parts)
 
 
-def _read_json(body: bytes, max_images: int) -> list[bytes | ImageError]:
+def _read_json(body: bytes, name: str, max_images: int) -> list[bytes | ImageError]:
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        raise BadRequest(f"the body is not JSON ({error}): {_JSON_HELP}") from None
-    encoded = document.get("images") if isinstance(document, dict) else None
+        raise BadRequest(f"the body is not JSON ({error}): send {_JSON_FORMS[name]}") from None
+    encoded = document.get(name) if isinstance(document, dict) else None
+    if name == "instances" and isinstance(encoded, list):
+        encoded = [_base64_of(instance) for instance in encoded]
     if not isinstance(encoded, list) or not all(isinstance(image, str) for image in encoded):
-        raise BadRequest(f'the JSON has no list of strings under "images": {_JSON_HELP}')
+        raise BadRequest(f'the JSON has no list of images under "{name}": send {_JSON_FORMS[name]}')
     _check_count(len(encoded), max_images)
     return [_read_base64(image) for image in encoded]
+
+
+def _base64_of(instance: Any) -> Any:
+    """What stands under b64, of an instance or of its only input, image_bytes."""
+    if isinstance(instance, dict):
+        instance = instance.get("image_bytes", instance)
+    return instance.get("b64") if isinstance(instance, dict) else None
 
 
 def _read_base64(text: str) -> bytes | ImageError:

@@ -14,11 +14,12 @@ from models.pixels import ImageError
 from server.errors import image_refused
 from server.metrics import SEEN, render
 from server.page import add_page_routes
-from server.requests import PredictRequest, read_predict_request
+from server.requests import PredictRequest, Reader, read_predict_request
 from server.routing import DirectRoute, in_time, json_response, problems
 from server.schemas import PREDICT_OPENAPI, Health, Prediction, Predictions
 from server.service import Classified, Service
 from server.settings import Settings
+from server.tf_serving import add_tf_serving_routes
 from server.v2_routes import add_v2_routes
 from server.wire import Probabilities
 
@@ -36,6 +37,12 @@ def _add_predict(router: APIRouter, service: Service, settings: Settings) -> Non
     async def classify(asked: PredictRequest) -> Classified:
         return await service.classify([image for image in asked.images if isinstance(image, bytes)])
 
+    async def answer(request: Request, read: Reader) -> Response:
+        service.check_room()  # before the body is read
+        reading = read(request, settings)
+        asked, classified = await in_time(request, settings.deadline_s, reading, classify)
+        return json_response(_answer(asked, classified, settings.model_name))
+
     @router.post(
         "/predict",
         response_model=Prediction | Predictions,
@@ -44,10 +51,9 @@ def _add_predict(router: APIRouter, service: Service, settings: Settings) -> Non
         summary="Classify one image, or many",
     )
     async def predict(request: Request) -> Response:
-        service.check_room()  # before the body is read
-        reading = read_predict_request(request, settings)
-        asked, classified = await in_time(request, settings.deadline_s, reading, classify)
-        return json_response(_answer(asked, classified, settings.model_name))
+        return await answer(request, read_predict_request)
+
+    add_tf_serving_routes(router, service, settings, answer)
 
 
 def _add_operations(router: APIRouter, service: Service, settings: Settings) -> None:
@@ -95,7 +101,13 @@ def _describe(images: Sequence[Probabilities | ImageError], card: ModelCard, top
             for class_id in ranked[:top_k]
         ]
         best = top[0]
-        described.append(
-            {"label": best["label"], "class_id": best["class_id"], "confidence": best["probability"], "top": top}
-        )
+        answer: dict[str, Any] = {
+            "label": best["label"],
+            "class_id": best["class_id"],
+            "confidence": best["probability"],
+        }
+        if card.uncertain_below is not None:
+            answer["uncertain"] = probabilities[ranked[0]] < card.uncertain_below
+        answer["top"] = top
+        described.append(answer)
     return described

@@ -11,9 +11,10 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Router
 from starlette.types import Lifespan, Receive, Scope, Send
 
-from server.errors import DeadlineExceeded, RequestTimeout
+from server.errors import DeadlineExceeded, RequestTimeout, UnknownModel
 from server.schemas import Problem
-from server.service import Classified
+from server.service import Classified, Service
+from server.settings import Settings
 
 
 class Asked(Protocol):
@@ -75,6 +76,16 @@ class Routes(Router):
             return super().__call__(scope, receive, send)
         scope["route"] = route
         return route.answer(scope, receive, send)
+
+
+def check_model(request: Request, service: Service, settings: Settings) -> None:
+    """Raises UnknownModel where the path names another than is served."""
+    served = settings.model_name, service.card.version
+    name, version = request.path_params["name"], request.path_params.get("version", served[1])
+    if (name, version) != served:
+        raise UnknownModel(
+            f"no model is called {name!r}, version {version!r}: this service has {served[0]!r}, version {served[1]!r}"
+        )
 
 
 async def in_time(

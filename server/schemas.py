@@ -22,6 +22,9 @@ class ImagePrediction(BaseModel):
     label: str = Field(description="the most probable class", examples=["cat"])
     class_id: int = Field(examples=[3])
     confidence: float = Field(description="its probability", ge=0, le=1, examples=[0.91])
+    uncertain: bool | None = Field(
+        None, description="whether confidence is below the model card's threshold; left out where it has none"
+    )
     top: list[ClassProbability] = Field(description="the `top_k` most probable classes, best first")
 
 
@@ -107,15 +110,15 @@ def infer_openapi(path: str) -> dict[str, Any]:
     return model_openapi(path) | {"requestBody": body}
 
 
+_TOP_K = {
+    "name": "top_k",
+    "in": "query",
+    "description": "how many classes to name; more than there are names all",
+    "schema": {"type": "integer", "minimum": 1, "default": 3},
+}
+
 PREDICT_OPENAPI: dict[str, Any] = {
-    "parameters": [
-        {
-            "name": "top_k",
-            "in": "query",
-            "description": "how many classes to name; more than there are names all",
-            "schema": {"type": "integer", "minimum": 1, "default": 3},
-        }
-    ],
+    "parameters": [_TOP_K],
     "requestBody": {
         "required": True,
         "description": "One image (answered with one prediction), or many (answered with a list).",
@@ -165,3 +168,20 @@ EXPLAIN_OPENAPI: dict[str, Any] = _ONE_PICTURE | {
         }
     ]
 }
+
+
+def instances_openapi(path: str) -> dict[str, Any]:
+    """What TensorFlow Serving's clients send to a path."""
+    encoded = {
+        "type": "object",
+        "required": ["b64"],
+        "properties": {"b64": {"type": "string", "contentEncoding": "base64"}},
+    }
+    named = {"type": "object", "required": ["image_bytes"], "properties": {"image_bytes": encoded}}
+    instances = {"type": "array", "minItems": 1, "items": {"anyOf": [encoded, named]}}
+    schema = {"type": "object", "required": ["instances"], "properties": {"instances": instances}}
+    content = {"schema": schema, "example": {"instances": [{"b64": _PNG_PIXEL}]}}
+    return {
+        "parameters": [*model_openapi(path)["parameters"], _TOP_K],
+        "requestBody": {"required": True, "content": {"application/json": content}},
+    }

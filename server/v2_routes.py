@@ -9,9 +9,9 @@ from starlette.responses import Response
 
 from models.pixels import ImageError
 from server import v2
-from server.errors import UnknownModel, image_refused
+from server.errors import image_refused
 from server.requests import read_body
-from server.routing import in_time, json_response, problems
+from server.routing import check_model, in_time, json_response, problems
 from server.schemas import Model, infer_openapi, model_openapi
 from server.service import Classified, Service
 from server.settings import Settings
@@ -26,16 +26,6 @@ def add_v2_routes(router: APIRouter, service: Service, settings: Settings) -> No
     _add_repository(router, service, settings)
 
 
-def _check_model(request: Request, service: Service, settings: Settings) -> None:
-    """Raises UnknownModel where the path names another than is served."""
-    served = settings.model_name, service.card.version
-    name, version = request.path_params["name"], request.path_params.get("version", served[1])
-    if (name, version) != served:
-        raise UnknownModel(
-            f"no model is called {name!r}, version {version!r}: this service has {served[0]!r}, version {served[1]!r}"
-        )
-
-
 def _add_metadata(router: APIRouter, service: Service, settings: Settings) -> None:
     async def server(request: Request) -> Response:
         version = metadata.version("cifar-service")
@@ -47,11 +37,11 @@ def _add_metadata(router: APIRouter, service: Service, settings: Settings) -> No
     async def ready(request: Request) -> Response:
         service.check_ready()
         if "name" in request.path_params:
-            _check_model(request, service, settings)
+            check_model(request, service, settings)
         return json_response({"ready": True})
 
     async def model(request: Request) -> Response:
-        _check_model(request, service, settings)
+        check_model(request, service, settings)
         return json_response(v2.metadata(settings.model_name, service.card))
 
     add = router.add_api_route
@@ -75,7 +65,7 @@ def _add_infer(router: APIRouter, service: Service, settings: Settings) -> None:
         return await service.classify_pixels(asked.images)
 
     async def infer(request: Request) -> Response:
-        _check_model(request, service, settings)
+        check_model(request, service, settings)
         service.check_room()  # before the body is read
         asked, classified = await in_time(request, settings.deadline_s, read(request), classify)
         rows = []
@@ -112,5 +102,5 @@ def _add_repository(router: APIRouter, service: Service, settings: Settings) -> 
         summary="Serve the checkpoint as it is on disk now",
     )
     async def load(request: Request) -> Response:
-        _check_model(request, service, settings)
+        check_model(request, service, settings)
         return json_response({"name": settings.model_name, "version": (await service.reload()).version})

@@ -14,7 +14,7 @@ from models.classifier import Classifier
 from training import distributed
 from training.data import Data, hold_back, imbalanced, load
 from training.distributed import say
-from training.evaluation import accuracy, fit_temperature, logits_of, score
+from training.evaluation import accuracy, fit_temperature, least_usual_confidence, logits_of, score
 from training.handover import hand_over
 from training.history import Epoch
 from training.loop import Examples, train
@@ -118,11 +118,15 @@ def print_epoch(epoch: Epoch) -> None:
 
 
 def calibrate(classifier: Classifier, data: Data, images: torch.Tensor) -> ModelCard:
-    """The classifier's card, with the temperature that fits these images, which it was not trained on."""
+    """The classifier's card, with temperature and threshold from these images, which it was not trained on."""
     logits, labels = logits_of(classifier, data.pixels, images), data.labels[images]
     right, temperature = accuracy(logits, labels), fit_temperature(logits, labels)
-    say(f"Accuracy on the {len(labels)} validation images: {100 * right:.1f} %; temperature {temperature:.2f}")
-    return classifier.card.model_copy(update={"temperature": temperature})
+    uncertain_below = least_usual_confidence(logits / temperature)
+    say(
+        f"Accuracy on the {len(labels)} validation images: {100 * right:.1f} %; temperature {temperature:.2f}; "
+        f"uncertain below {100 * uncertain_below:.1f} % confidence"
+    )
+    return classifier.card.model_copy(update={"temperature": temperature, "uncertain_below": uncertain_below})
 
 
 def print_scores(scores: Scores) -> None:

@@ -17,7 +17,7 @@ import psutil
 import torch
 
 from models.architectures.net import Net
-from models.card import ModelCard
+from models.card import CIFAR10_CLASSES, ModelCard
 from models.checkpoint import save
 
 COMMANDS = Path(sys.executable).parent
@@ -107,10 +107,12 @@ def worker_of(service: RunningService) -> int:
     return pid
 
 
-def save_net(path: Path, seed: int, classes: tuple[str, ...] | None = None) -> ModelCard:
+def save_net(
+    path: Path, seed: int, classes: tuple[str, ...] = CIFAR10_CLASSES, uncertain_below: float | None = None
+) -> ModelCard:
     """A fresh Net of that seed as a checkpoint."""
     torch.manual_seed(seed)
-    card = ModelCard(classes=classes) if classes else ModelCard()
+    card = ModelCard(classes=classes, uncertain_below=uncertain_below)
     return save(path, Net(num_classes=len(card.classes)), card)
 
 

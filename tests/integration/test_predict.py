@@ -53,6 +53,13 @@ def test_one_raw_image_gets_one_prediction(
     assert answer.json()["model"] == {"name": "cifar_net", "version": load(checkpoint).card.version}
 
 
+def test_an_answer_below_the_cards_threshold_is_marked(http: httpx.Client, checkpoint: Path) -> None:
+    answers = http.post("/predict", files=[("files", picture) for picture in PICTURES]).json()["predictions"]
+    below = load(checkpoint).card.uncertain_below
+    assert [answer["uncertain"] for answer in answers] == [answer["confidence"] < below for answer in answers]
+    assert {answer["uncertain"] for answer in answers} == {True, False}
+
+
 def test_top_k_is_taken_and_clamped(http: httpx.Client, expected: list[torch.Tensor]) -> None:
     assert_prediction(http.post("/predict?top_k=1", content=PICTURES[0]).json(), expected[0], top_k=1)
     every_class = http.post("/predict?top_k=1000", content=PICTURES[0]).json()["top"]

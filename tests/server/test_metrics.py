@@ -11,11 +11,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from models.card import ModelCard
+from models.card import CONFIDENCE_BOUNDS, ModelCard, Scores
 from server.__main__ import main
-from server.metrics import DESCRIBED, BulkHistogram, Seen, ServedModel
+from server.metrics import CONFIDENCE, DESCRIBED, BulkHistogram, Seen, ServedModel
 
-CARD = ModelCard(sha256="ab" * 32)
+CARD = ModelCard(sha256="ab" * 32, uncertain_below=0.4)
 
 
 def value(name: str, **labels: str) -> float:
@@ -43,14 +43,19 @@ def test_a_nan_does_not_spoil_the_sum() -> None:
 def test_batches_count_images_classes_confidence_and_waits() -> None:
     seen, names = Seen(), ("images_total", "predictions_total", "confidence_ratio_sum", "queue_wait_seconds_count")
     before = [value(f"cifar_{name}", **({"label": "cat"} if "pred" in name else {})) for name in names]
+    marked = value("cifar_uncertain_images_total")
     probabilities = np.zeros((3, 10), np.float32)
-    probabilities[:, 3] = 0.5
-    seen.batch([0.01, 0.02], probabilities, CARD.classes)
+    probabilities[:, 3] = [0.3, 0.5, 0.7]
+    seen.batch([0.01, 0.02], probabilities, CARD)
     seen.write()
     after = [value(f"cifar_{name}", **({"label": "cat"} if "pred" in name else {})) for name in names]
     assert np.subtract(after, before) == pytest.approx([3, 3, 1.5, 2])
+    assert value("cifar_uncertain_images_total") == marked + 1, "the one of 0.3"
     seen.write()
     assert value("cifar_images_total") == after[0], "written once"
+    seen.batch([], probabilities, CARD.model_copy(update={"uncertain_below": None}))
+    seen.write()
+    assert value("cifar_uncertain_images_total") == marked + 1, "a card without a threshold marks none"
 
 
 def test_requests_are_counted_by_route_and_status_and_refusals_by_code() -> None:
@@ -79,10 +84,31 @@ def test_a_reload_is_a_change_of_version_and_one_process_counts_it() -> None:
 
 
 def test_the_served_model_is_told_by_its_version() -> None:
-    (family,) = ServedModel("net", CARD).collect()
+    family = next(iter(ServedModel("net", CARD).collect()))
     (sample,) = family.samples
     assert sample.labels == {"model": "net", "version": "abababababab", "architecture": "net"}
     assert not next(iter(ServedModel("net", None).collect())).samples, "before there is one"
+
+
+def test_what_the_card_expects_is_told_in_shares_of_its_test_images_with_the_labels_of_what_is_counted() -> None:
+    scores = Scores(
+        data="drawn",
+        n=20,
+        accuracy=0.8,
+        interval=(0.6, 0.9),
+        per_class={"circle": 0.7, "square": 0.9},
+        calibration_error=0,
+        confusion=((7, 3), (1, 9)),
+        confidence=(0, 0, 0, 0, 0, 2, 5, 9, 12, 15, 20, 20),
+    )
+    card = ModelCard(classes=("circle", "square"), scores=scores)
+    _, classes, confidence = ServedModel("net", card).collect()
+    assert {sample.labels["label"]: sample.value for sample in classes.samples} == {"circle": 0.4, "square": 0.6}
+    shares = {sample.labels["le"]: sample.value for sample in confidence.samples}
+    assert (len(shares), shares["0.6"], shares["0.95"], shares["1.0"]) == (len(CONFIDENCE_BOUNDS), 0.1, 0.75, 1)
+    counted = {sample.labels["le"] for sample in next(iter(CONFIDENCE.collect())).samples if "le" in sample.labels}
+    assert counted == {*shares, "+Inf"}
+    assert not [sample for family in list(ServedModel("net", CARD).collect())[1:] for sample in family.samples]
 
 
 def test_the_metrics_of_a_request_take_microseconds() -> None:
@@ -93,7 +119,7 @@ def test_the_metrics_of_a_request_take_microseconds() -> None:
         started = time.perf_counter()
         for _ in range(requests):
             seen.request("/test", 200, 0.001)
-            seen.batch([0.0001], probabilities, CARD.classes)
+            seen.batch([0.0001], probabilities, CARD)
         seen.write()
         return time.perf_counter() - started
 

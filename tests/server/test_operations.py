@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from prometheus_client.metrics import MetricWrapperBase
+from prometheus_client.metrics_core import GaugeMetricFamily
 from pydantic import SecretStr
 
 from server import errors, metrics
@@ -38,8 +39,11 @@ def metrics_table() -> str:
             if isinstance(metric, MetricWrapperBase):
                 name = metric._name + ("_total" if metric._type == "counter" else "")
                 yield f"`{name}`", str(metric._type), ", ".join(metric._labelnames), metric._documentation
-        (model,) = metrics.ServedModel("", None).collect()
-        yield f"`{model.name}_info`", "gauge", "model, version, architecture", model.documentation
+        for family in metrics.ServedModel("", None).collect():
+            if isinstance(family, GaugeMetricFamily):
+                yield f"`{family.name}`", "gauge", ", ".join(family._labelnames), family.documentation
+            else:
+                yield f"`{family.name}_info`", "gauge", "model, version, architecture", family.documentation
 
     return table("metric", "type", "labels", "meaning", rows=rows())
 

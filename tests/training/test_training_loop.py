@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from models.architectures import build
-from models.card import ModelCard
+from models.card import CONFIDENCE_BOUNDS, ModelCard
 from models.classifier import Classifier
 from training.errors import TrainingError
 from training.evaluation import (
@@ -18,6 +18,7 @@ from training.evaluation import (
     evaluate,
     expected_calibration_error,
     fit_temperature,
+    least_usual_confidence,
     wilson_interval,
 )
 from training.loop import Examples, train
@@ -127,7 +128,7 @@ def test_training_leaves_pytorchs_settings_as_they_were() -> None:
 def test_scores_count_what_the_classifier_gets_right() -> None:
     classifier = fresh_classifier()
     with torch.no_grad():
-        predicted = classifier(PIXELS).argmax(dim=1)
+        confidence, predicted = classifier(PIXELS).max(dim=1)
     labels = predicted.clone()
     labels[:10] = torch.arange(10)  # every class is there, and a known number of them wrong
     hits = int((labels == predicted).sum())
@@ -136,6 +137,8 @@ def test_scores_count_what_the_classifier_gets_right() -> None:
     assert scores.interval[0] < scores.accuracy < scores.interval[1]
     for label, name in enumerate(classifier.card.classes):
         assert scores.per_class[name] == pytest.approx(float((predicted == labels)[labels == label].double().mean()))
+    assert scores.confidence == tuple(int((confidence <= bound).sum()) for bound in CONFIDENCE_BOUNDS)
+    assert scores.confidence[-1] == 811
 
 
 def test_wilsons_interval_is_the_published_one_and_stays_between_0_and_1() -> None:
@@ -169,3 +172,13 @@ def test_the_temperature_makes_overconfident_logits_right() -> None:
     assert fit_temperature(logits[:5], logits[:5].argmax(dim=1)) == 0.5, "all right: not boundless confidence"
     assert calibration_error(logits * 3, labels) > 0.2
     assert calibration_error(logits, labels) < 0.02
+
+
+def test_one_answer_in_twenty_is_less_confident_than_is_usual() -> None:
+    logits = torch.randn(2000, 10, generator=torch.Generator().manual_seed(0))
+    threshold = least_usual_confidence(logits)
+    below = logits.softmax(dim=1).amax(dim=1) < threshold
+    assert float(below.double().mean()) == pytest.approx(0.05, abs=0.002)
+    assert threshold == round(threshold, 4)
+    sure = torch.tensor([[20.0, 0], [0, 20.0]])
+    assert least_usual_confidence(sure) == 0.9999, "not 1: another engine's last digit marks none"

@@ -45,6 +45,7 @@ def test_a_folder_of_two_classes_trains_and_is_told_apart(
     classifier = load(Path("cifar_net.pth"))
     card = classifier.card
     assert card.classes == ("circle", "square")
+    assert card.uncertain_below is None, "there are no validation images to set it by"
     assert card.training is not None
     assert card.training.command == "cifar-train --data shapes --epochs 40 --no-report"
     assert (card.training.images, card.training.seed, card.training.recipe["epochs"]) == (80, 0, 40)

@@ -12,7 +12,7 @@ from training.recipe import FIELDS, NET_BEST, RECIPES, TUTORIAL
 from training.updates import learning_rate_factor
 
 
-def test_a_recipe_with_validation_images_puts_its_temperature_into_the_card(
+def test_a_recipe_with_validation_images_puts_its_temperature_and_threshold_into_the_card(
     draw_folder: Callable[..., Path],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -41,9 +41,10 @@ def test_a_recipe_with_validation_images_puts_its_temperature_into_the_card(
     assert card.training is not None
     assert (card.training.images, card.training.validation_images, card.flip_average) == (60, 20, True)
     assert card.temperature != 1
+    assert card.uncertain_below is not None
     said = capsys.readouterr().out
     assert "on the 20 validation images: " in said
-    assert f"temperature {card.temperature:.2f}" in said
+    assert f"temperature {card.temperature:.2f}; uncertain below {100 * card.uncertain_below:.1f} % confidence" in said
 
 
 def test_list_shows_every_recipe_and_the_fields_of_one_as_changed(capsys: pytest.CaptureFixture[str]) -> None:

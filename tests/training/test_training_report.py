@@ -88,6 +88,8 @@ def test_a_run_leaves_a_page_pictures_and_tensorboards_events(
     for number in (card.scores.accuracy, *card.scores.interval, *card.scores.per_class.values()):
         assert f"{100 * number:.1f} %" in page.text
     assert f"at temperature {card.temperature:.2f}" in page.text
+    assert card.uncertain_below
+    assert f"{100 * card.uncertain_below:.1f} % confidence" in page.text
 
     history = [Epoch(**epoch) for epoch in json.loads(Path("cifar_net.run/history.json").read_text())]
     assert [epoch.number for epoch in history] == [1, 2, 3]
