@@ -9,6 +9,7 @@ NAMES = (
     "reading",
     "evaluation",
     "serving",
+    "clients",
     "stages",
     "memory",
     "batches",

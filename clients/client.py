@@ -8,162 +8,113 @@ httpx is imported when a client is made: it takes 0.3 s, most of them for its ow
 """
 
 import asyncio
+import operator
+import threading
 import time
-from collections import deque
-from collections.abc import AsyncGenerator, AsyncIterable, Generator, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Coroutine, Generator, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from clients import protocol
-from clients.errors import CifarError, ImageError
-from clients.images import ImageInput, batches, batches_of_any, load, load_each
-from clients.results import Prediction
+from clients.errors import CifarError, DeadlineExceeded, ImageError, NotReady, ServiceTimeout, TooManyRequests
+from clients.images import ImageInput, load
+from clients.limiter import Limiter
+from clients.many import Many
+from clients.progress import progress_bar
+from clients.results import Answers, Prediction, parse
 
 if TYPE_CHECKING:
     import httpx
 
 DEFAULT_URL = "http://127.0.0.1:8000"
-DEFAULT_TIMEOUT_S = 40.0  # past the service's own deadline of 30 s, so that its answer to a late request arrives
-DEFAULT_TOP_K = 3
-DEFAULT_BATCH_SIZE = 64
-DEFAULT_CONCURRENCY = 4
 
-Answers = list[Prediction | ImageError]
-_AHEAD = 2  # batches taken up for each request under way: one slow answer does not idle the others
+T = TypeVar("T")
 
 
-def _settings(url: str, timeout_s: float, api_key: str | None) -> dict[str, Any]:
-    """What both kinds of httpx client are made with."""
-    import httpx
-
-    return {
-        "base_url": protocol.service_url(url),
-        "timeout": httpx.Timeout(timeout_s, connect=min(timeout_s, 5.0)),
-        "headers": {"X-API-Key": api_key} if api_key else {},
-        # As many connections as are asked for, forgotten before uvicorn's 5 s: none is closed under a request.
-        "limits": httpx.Limits(keepalive_expiry=4.0),
-    }
-
-
-class Client:
-    """A connection to the service at `url`, for `with`; any number of threads may share it.
-
-    `timeout_s` bounds each wait for the service, `retries` how often a request is sent again after a lost connection
-    or a status that passes (429, 503, ...), with growing pauses or as `Retry-After` says. `http` is the httpx client
-    beneath, for hooks and headers. Raises ValueError for a `url` that is none.
-    """
+class _Service:
+    """What both kinds of client are; `http` is the httpx client beneath, for hooks and headers."""
 
     def __init__(
         self,
         url: str = DEFAULT_URL,
         *,
-        timeout_s: float = DEFAULT_TIMEOUT_S,
-        retries: int = 2,
         api_key: str | None = None,
-        transport: "httpx.BaseTransport | None" = None,
+        timeout_s: float = 40.0,
+        deadline_s: float = 120.0,
+        retries: int = 2,
+        transport: "httpx.AsyncBaseTransport | None" = None,
     ) -> None:
+        """`timeout_s` bounds each wait for an answer, past the service's own deadline of 30 s; `retries` how often a
+        request is sent again after a lost connection or a status that passes (429, 503, ...), with growing pauses or
+        as `Retry-After` says; `deadline_s` all of that together. `transport` is httpx's, for tests and proxies.
+
+        Raises ValueError for a `url` that is none.
+        """
         import httpx
 
-        self.url, self.retries = url, retries
-        self.http = httpx.Client(transport=transport, **_settings(url, timeout_s, api_key))
+        self.url, self.timeout_s, self.deadline_s, self.retries = url, timeout_s, deadline_s, retries
+        self.http = httpx.AsyncClient(
+            base_url=protocol.service_url(url),
+            headers={"X-API-Key": api_key} if api_key else {},
+            timeout=httpx.Timeout(timeout_s, connect=min(timeout_s, 5.0)),
+            # As many connections as are asked for, forgotten before uvicorn's 5 s: none is closed under a request.
+            limits=httpx.Limits(keepalive_expiry=4.0),
+            transport=transport,
+            verify=not url.lower().startswith("http:"),  # to read the certificates that there are takes 0.1 s
+        )
+        self._open()
 
-    def __enter__(self) -> Self:
-        return self
+    def _open(self) -> None:
+        """What else a kind of client starts with."""
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    async def _predict(self, image: bytes | ImageError, top_k: int) -> Prediction:
+        (answer,) = [image] if isinstance(image, ImageError) else await self._ask([image], top_k)
+        if isinstance(answer, ImageError):
+            raise answer
+        return answer
 
-    def close(self) -> None:
-        """Close the connections."""
-        self.http.close()
+    @contextmanager
+    def _many(self, images: object, top_k: int, concurrency: int, progress: bool) -> Iterator[Many]:
+        if isinstance(images, (str, bytes)):
+            raise TypeError("predict_many takes several images: a single one goes to predict")
+        bar = progress_bar(operator.length_hint(images) or None, "images") if progress else nullcontext()
+        with bar as advance:
+            yield Many(lambda batch, limiter: self._ask(batch, top_k, limiter), concurrency, advance)
 
-    def predict(self, image: ImageInput, *, top_k: int = DEFAULT_TOP_K) -> Prediction:
-        """One image (path, encoded bytes or PIL image) → its prediction with the `top_k` likeliest classes.
-
-        Raises ImageError for a file that cannot be read, InvalidImage for what is not an image, and CifarError's
-        other children (clients/errors.py) for what else can go wrong.
-        """
-        return protocol.prediction(self._post([load(image)], top_k))
-
-    def predict_many(
-        self,
-        images: Iterable[ImageInput],
-        *,
-        top_k: int = DEFAULT_TOP_K,
-        batch_size: int = DEFAULT_BATCH_SIZE,
-        concurrency: int = DEFAULT_CONCURRENCY,
-    ) -> Generator[Prediction | ImageError]:
-        """A stream of images of any length → for each, in order, its prediction or the ImageError that it met.
-
-        `batch_size` images go in a request and `concurrency` requests are under way; the stream is read about twice
-        that far ahead. Raises a CifarError when the service, not an image, is at fault and stays so.
-        """
-        window: deque[Future[Answers]] = deque()
-        pool, wait = ThreadPoolExecutor(concurrency), True  # raises ValueError for none
-        try:
-            for batch in batches(images, batch_size):
-                window.append(pool.submit(self._predict_batch, batch, top_k))
-                while window and (window[0].done() or len(window) >= _AHEAD * concurrency):
-                    yield from window.popleft().result()
-            while window:
-                yield from window.popleft().result()
-        except KeyboardInterrupt:
-            wait = False
-            raise
-        finally:
-            pool.shutdown(wait, cancel_futures=True)
-
-    def _predict_batch(self, batch: list[ImageInput], top_k: int) -> Answers:
-        loaded = load_each(batch)
-        return _merge(loaded, self._classify(_readable(loaded), top_k))
-
-    def _classify(self, images: list[bytes], top_k: int) -> Answers:
-        """A refused request is halved until the image that it was refused for stands alone."""
-        if not images:
-            return []
-        try:
-            return protocol.predictions(self._post(images, top_k), len(images))
-        except protocol.REFUSALS as refusal:
-            if len(images) == 1:
-                return [ImageError(refusal.code, refusal.detail)]
-        half = len(images) // 2
-        return self._classify(images[:half], top_k) + self._classify(images[half:], top_k)
-
-    def _post(self, images: list[bytes], top_k: int) -> "httpx.Response":
-        """The successful answer, after as many attempts as are allowed."""
+    async def _ask(self, images: list[bytes], top_k: int, limiter: Limiter | None = None) -> Answers:
+        """One request, as often as it takes. Raises a CifarError."""
         import httpx
 
         request = protocol.request(images, top_k)
-        attempt = 0
+        attempt, give_up_at = 0, time.monotonic() + self.deadline_s
         while True:
+            asked_at = time.monotonic()
             error: CifarError | None
             try:
-                response = self.http.post(**request)
+                async with asyncio.timeout(give_up_at - asked_at):
+                    response = await self.http.post(**request)
                 error = protocol.failure(response)
             except httpx.RequestError as lost:
-                error = protocol.unreachable(lost, self.url)
+                error = protocol.unreachable(lost, self.url, self.timeout_s)
+            except TimeoutError:
+                error = ServiceTimeout(f"the service at {self.url} did not answer within {self.deadline_s:g} s in all")
+            now = time.monotonic()
             if error is None:
-                return response
-            time.sleep(protocol.retry_delay_s(error, attempt, self.retries))
+                if limiter:
+                    limiter.answered(len(images), now)
+                return parse(response.content, len(images))
+            if limiter and isinstance(error, (TooManyRequests, NotReady, DeadlineExceeded)):
+                limiter.refused(asked_at, now)
+                attempt -= isinstance(error, TooManyRequests)  # perhaps our own doing, so no failure
+            await asyncio.sleep(protocol.pause_s(error, attempt, self.retries, give_up_at - now))
             attempt += 1
+            if limiter and len(images) > limiter.batch_size:
+                half = len(images) // 2
+                return await self._ask(images[:half], top_k, limiter) + await self._ask(images[half:], top_k, limiter)
 
 
-class AsyncClient:
-    """`Client` for asyncio: the same arguments, for `async with`; any number of tasks may share it."""
-
-    def __init__(
-        self,
-        url: str = DEFAULT_URL,
-        *,
-        timeout_s: float = DEFAULT_TIMEOUT_S,
-        retries: int = 2,
-        api_key: str | None = None,
-        transport: "httpx.AsyncBaseTransport | None" = None,
-    ) -> None:
-        import httpx
-
-        self.url, self.retries = url, retries
-        self.http = httpx.AsyncClient(transport=transport, **_settings(url, timeout_s, api_key))
+class AsyncClient(_Service):
+    """Client for asyncio: for `async with`; any number of tasks may share it."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -175,76 +126,101 @@ class AsyncClient:
         """Close the connections."""
         await self.http.aclose()
 
-    async def predict(self, image: ImageInput, *, top_k: int = DEFAULT_TOP_K) -> Prediction:
+    async def predict(self, image: ImageInput, *, top_k: int = 3) -> Prediction:
         """As Client.predict."""
-        return protocol.prediction(await self._post([await asyncio.to_thread(load, image)], top_k))
+        loaded = image if isinstance(image, bytes) else await asyncio.to_thread(load, image)
+        return await self._predict(loaded, top_k)
 
     async def predict_many(
         self,
         images: Iterable[ImageInput] | AsyncIterable[ImageInput],
         *,
-        top_k: int = DEFAULT_TOP_K,
-        batch_size: int = DEFAULT_BATCH_SIZE,
-        concurrency: int = DEFAULT_CONCURRENCY,
+        top_k: int = 3,
+        concurrency: int = 16,
+        progress: bool = False,
     ) -> AsyncGenerator[Prediction | ImageError]:
         """As Client.predict_many; the stream may be asynchronous too."""
-        if concurrency < 1:
-            raise ValueError(f"concurrency must be 1 or more, not {concurrency}")
-        window: deque[asyncio.Task[Answers]] = deque()
-        turns = asyncio.Semaphore(concurrency)
-        try:
-            async for batch in batches_of_any(images, batch_size):
-                window.append(asyncio.create_task(self._predict_batch(batch, top_k, turns)))
-                while window and (window[0].done() or len(window) >= _AHEAD * concurrency):
-                    for answer in await window.popleft():
-                        yield answer
-            while window:
-                for answer in await window.popleft():
-                    yield answer
-        finally:
-            for task in window:
-                task.cancel()
-            await asyncio.gather(*window, return_exceptions=True)
-
-    async def _predict_batch(self, batch: list[ImageInput], top_k: int, turns: asyncio.Semaphore) -> Answers:
-        async with turns:
-            loaded = await asyncio.to_thread(load_each, batch)
-            return _merge(loaded, await self._classify(_readable(loaded), top_k))
-
-    async def _classify(self, images: list[bytes], top_k: int) -> Answers:
-        if not images:
-            return []
-        try:
-            return protocol.predictions(await self._post(images, top_k), len(images))
-        except protocol.REFUSALS as refusal:
-            if len(images) == 1:
-                return [ImageError(refusal.code, refusal.detail)]
-        half = len(images) // 2
-        return await self._classify(images[:half], top_k) + await self._classify(images[half:], top_k)
-
-    async def _post(self, images: list[bytes], top_k: int) -> "httpx.Response":
-        import httpx
-
-        request = protocol.request(images, top_k)
-        attempt = 0
-        while True:
-            error: CifarError | None
+        with self._many(images, top_k, concurrency, progress) as many:
             try:
-                response = await self.http.post(**request)
-                error = protocol.failure(response)
-            except httpx.RequestError as lost:
-                error = protocol.unreachable(lost, self.url)
-            if error is None:
-                return response
-            await asyncio.sleep(protocol.retry_delay_s(error, attempt, self.retries))
-            attempt += 1
+                async for image in _each(images):
+                    if many.add(image):
+                        for answer in await many.send():
+                            yield answer
+                while answers := await many.rest():
+                    for answer in answers:
+                        yield answer
+            finally:
+                await many.stop()
 
 
-def _readable(loaded: list[bytes | ImageError]) -> list[bytes]:
-    return [image for image in loaded if isinstance(image, bytes)]
+async def _each(images: Iterable[ImageInput] | AsyncIterable[ImageInput]) -> AsyncIterator[ImageInput]:
+    if isinstance(images, AsyncIterable):
+        async for image in images:
+            yield image
+    else:
+        for image in images:
+            yield image
 
 
-def _merge(loaded: list[bytes | ImageError], answers: Answers) -> Answers:
-    """The answers of the images that were sent, and between them the errors of those that could not be."""
-    answer = iter(answers)
-    return [image if isinstance(image, ImageError) else next(answer) for image in loaded]
+class Client(_Service):
+    """A connection to the service at `url`, for `with`; any number of threads may share it."""
+
+    def _open(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._live, name=f"client of {self.url}", daemon=True)
+        self._thread.start()
+
+    def _live(self) -> None:
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:  # which cancels what is left in the end
+            runner.get_loop().run_forever()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections, and give up what is under way."""
+        if self._thread.is_alive():
+            self._run(self.http.aclose())
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+
+    def predict(self, image: ImageInput, *, top_k: int = 3) -> Prediction:
+        """One image (path, encoded bytes or PIL image) → its prediction with the `top_k` likeliest classes.
+
+        Raises ImageError for a file that cannot be read, InvalidImage for what is not an image, and CifarError's
+        other children (clients/errors.py) for what else can go wrong.
+        """
+        return self._run(self._predict(load(image), top_k))
+
+    def predict_many(
+        self, images: Iterable[ImageInput], *, top_k: int = 3, concurrency: int = 16, progress: bool = False
+    ) -> Generator[Prediction | ImageError]:
+        """A stream of images of any length → for each, in order, its prediction or the ImageError that it met.
+
+        Small images go many in a request. As many requests are under way as bring the most images a second, at most
+        `concurrency`; the stream is read some thousand images ahead. `progress` shows a bar on stderr. Raises a
+        CifarError when the service, not an image, is at fault and stays so.
+        """
+        with self._many(images, top_k, concurrency, progress) as many:
+            try:
+                for image in images:
+                    if many.add(image):
+                        yield from self._run(many.send())
+                while answers := self._run(many.rest()):
+                    yield from answers
+            finally:
+                if self._thread.is_alive():  # else closed before its last answer was taken
+                    self._run(many.stop())
+
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
+        if not self._thread.is_alive():
+            work.close()
+            raise RuntimeError("the client is closed")
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result()
+        finally:
+            future.cancel()  # on Ctrl-C

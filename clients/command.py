@@ -1,38 +1,49 @@
-"""What the commands share: their address option, a progress display, and how they end."""
+"""What the commands share: how their arguments are read, and how they end."""
 
 import argparse
 import io
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn
 
-from clients.client import DEFAULT_URL
+from clients.client import DEFAULT_URL, Client
 from clients.errors import CifarError, ServiceUnreachable, Unauthorized
 from clients.protocol import service_url
-
-T = TypeVar("T")
-
-ENVIRONMENT = """environment:
-  CIFAR_URL      address of the service, where --url does not give it
-  CIFAR_API_KEY  sent as X-API-Key to a service that wants a key"""
 
 
 class CommandError(Exception):
     """Why a command cannot do its work: one sentence for stderr."""
 
 
-def add_url(parser: argparse.ArgumentParser) -> None:
-    """The --url option, and `api_key` from the environment, so that no key stands in a shell's history."""
-    parser.add_argument(
-        "--url",
-        type=_url,
-        default=os.environ.get("CIFAR_URL") or DEFAULT_URL,
-        help="address of the service (%(default)s)",
-    )
-    parser.set_defaults(api_key=os.environ.get("CIFAR_API_KEY"))
+class Parser(argparse.ArgumentParser):
+    """One that complains in a sentence."""
+
+    def __init__(self, prog: str, usage: str, description: str) -> None:
+        formatter = partial(argparse.HelpFormatter, max_help_position=26)
+        super().__init__(prog, f"{prog} {usage}", description, formatter_class=formatter)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+    def add_service(self) -> argparse._ArgumentGroup:
+        """The group of options that say which service is asked."""
+        key = "Its API key is taken from CIFAR_API_KEY alone: a shell's history would keep an option."
+        service, url = self.add_argument_group("service", key), os.environ.get("CIFAR_URL") or DEFAULT_URL
+        service.add_argument(
+            "--url", type=address, default=url, help="its address, or else CIFAR_URL (default: %(default)s)"
+        )
+        return service
+
+
+def address(text: str) -> str:
+    """An argument that is the address of a service."""
+    try:
+        return service_url(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def positive(text: str) -> int:
@@ -43,73 +54,44 @@ def positive(text: str) -> int:
     return number
 
 
-def run(name: str, command: Callable[[], int]) -> int:
-    """The command's exit code; 1 and a sentence on stderr where it fails. Ctrl-C ends the process with 130."""
+def connect(url: str) -> Client:
+    """A client with the key of the environment."""
+    return Client(url, api_key=os.environ.get("CIFAR_API_KEY"))
+
+
+def run(parser: Parser, argv: Sequence[str] | None, command: Callable[[argparse.Namespace], int]) -> int:
+    """The command's exit code; 1 and a sentence on stderr where it fails, 2 for bad use, 130 by Ctrl-C."""
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks what may come next
+        import argcomplete
+
+        argcomplete.autocomplete(parser)
+    arguments = parser.parse_args(argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may hold what the terminal cannot show
+    code = 1
     try:
-        code = command()
+        code = command(arguments)
         sys.stdout.flush()
         return code
     except BrokenPipeError:  # whoever reads our output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
-        _fail(name, "interrupted")
-        os._exit(130)  # at once: an ordinary exit waits for the threads, and those may wait for the service
+        code, sentence = 130, "interrupted"
     except ServiceUnreachable as error:
-        return _fail(name, f"{error}; start the service with cifar-serve, or say where it is with --url")
+        sentence = f"{error}; start the service with cifar-serve, or say where it is with --url"
     except Unauthorized as error:
-        return _fail(name, f"{error.detail}; give the service's key in CIFAR_API_KEY")
+        sentence = f"{error.detail}; give the service's key in CIFAR_API_KEY"
     except (CifarError, CommandError) as error:
-        return _fail(name, str(error))
-
-
-def write_whole(path: Path, chunks: Iterable[bytes]) -> None:
-    """Afterwards `path` holds all of `chunks`, or is as it was. Raises CommandError."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(partial, "wb") as file:
-            file.writelines(chunks)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
+        sentence = str(error)
     except OSError as error:
-        raise CommandError(f"{path} cannot be written: {error.strerror}") from None
-    finally:
-        with suppress(OSError):
-            partial.unlink()
+        reason = (error.strerror or str(error)).lower()
+        sentence = f"{error.filename}: {reason}" if error.filename else reason  # a full disk has no name
+    print(f"{parser.prog}: {sentence}", file=sys.stderr, flush=True)
+    return code
 
 
-def progress(items: Iterable[T], total: int, unit: str) -> Iterator[T]:
-    """Passes `items` on while stderr shows how many of `total` there were: a bar on a terminal, else lines."""
-    if sys.stderr.isatty():
-        yield from _bar(items, total, unit)
-        return
-    step = max(1, total // 10)
-    for number, item in enumerate(items, 1):
-        yield item
-        if number % step == 0:
-            print(f"{number:,} of {total:,} {unit}", file=sys.stderr, flush=True)
-
-
-def _bar(items: Iterable[T], total: int, unit: str) -> Iterator[T]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        yield from bar.track(items, total)
-
-
-def _url(text: str) -> str:
-    try:
-        return service_url(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-def _fail(name: str, sentence: str) -> int:
-    print(f"{name}: {sentence}", file=sys.stderr, flush=True)
-    return 1
+def write(path: Path, content: bytes) -> None:
+    """In a folder that is made where it is missing. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)

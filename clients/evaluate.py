@@ -1,60 +1,49 @@
 """`cifar-evaluate --data DIR`: held-out accuracy measured through the service, which is the accuracy that users get."""
 
 import argparse
-import io
 import json
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from clients import datasets, report
-from clients.client import DEFAULT_BATCH_SIZE, DEFAULT_CONCURRENCY, Client
-from clients.command import ENVIRONMENT, CommandError, add_url, positive, progress, run, write_whole
+from clients import datasets, report, scores
+from clients.command import CommandError, Parser, address, connect, run, write
 from clients.datasets import Dataset
-from clients.scores import Scores
 
 if TYPE_CHECKING:
     import httpx
 
 _ALL_CLASSES = 1_000_000  # the service gives as many as it has
+_DOT = b"P6 1 1 255\n\0\0\0"  # a picture, as PPM
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """0; 1 when the run fails or the accuracy is below --min-accuracy."""
-    arguments = _parser().parse_args(argv)
-    return run("cifar-evaluate", lambda: _evaluate(arguments))
+    return run(_parser(), argv, _evaluate)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="cifar-evaluate",
-        description="Measure a running service's accuracy, speed and latency on labelled images.",
-        epilog=ENVIRONMENT,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--data",
-        required=True,
-        metavar="DIR|cifar10",
-        help="DIR/test/<class>/* or else DIR/<class>/*; cifar10: its 10,000 test images, downloaded into data/",
-    )
-    parser.add_argument("--files", type=Path, metavar="LIST", help="score only these paths in DIR, one a line")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write everything there, each prediction too")
-    parser.add_argument("--min-accuracy", type=_fraction, metavar="FRACTION", help="exit with 1 below it, 0..1")
-    parser.add_argument(
-        "--batch-size", type=positive, default=DEFAULT_BATCH_SIZE, metavar="N", help="images a request (%(default)s)"
-    )
-    parser.add_argument(
-        "--concurrency",
-        type=positive,
-        default=DEFAULT_CONCURRENCY,
-        metavar="N",
-        help="requests under way at a time (%(default)s)",
-    )
-    add_url(parser)
+def _parser() -> Parser:
+    measured = "Measure a running service's accuracy, speed and latency on labelled images."
+    parser = Parser("cifar-evaluate", "--data DIR|cifar10 [options]", measured)
+    folder = "DIR/test/<class>/* or else DIR/<class>/*; cifar10: its 10,000 test images, downloaded into data/"
+    images = parser.add_argument_group("images")
+    images.add_argument("--data", required=True, metavar="DIR|cifar10", help=folder)
+    images.add_argument("--files", type=Path, metavar="LIST", help="score only these paths in DIR, one a line")
+    results = parser.add_argument_group("results")
+    results.add_argument("--json", type=_file, metavar="FILE", help="write everything there, each prediction too")
+    results.add_argument("--confusion", type=_file, metavar="PNG", help="draw the confusion matrix there")
+    results.add_argument("--min-accuracy", type=_fraction, metavar="FRACTION", help="exit with 1 below it, 0..1")
+    rival = "another service: is one of the two better by more than chance?"
+    parser.add_service().add_argument("--against", type=address, metavar="URL", help=rival)
     return parser
+
+
+def _file(text: str) -> Path:
+    if Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"a file is needed, and {text} is a folder")
+    return Path(text)
 
 
 def _fraction(text: str) -> float:
@@ -68,60 +57,49 @@ def _fraction(text: str) -> float:
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:
-    if arguments.json is not None and arguments.json.is_dir():
-        raise CommandError(f"{arguments.json} cannot be written: it is a folder")
     dataset = datasets.load(arguments.data, arguments.files)
     if not dataset.held_out:
         _say(
             f"warning: {dataset.name} has no test folder, so images that the model was trained on may be among these; "
             "--files names those that it was not"
         )
-    with Client(arguments.url, api_key=arguments.api_key) as client:
-        scores = _score(client, dataset, arguments.batch_size, arguments.concurrency)
-    print(report.as_text(scores, arguments.batch_size, arguments.concurrency))
-    if arguments.json is not None:
-        settings = {"batch_size": arguments.batch_size, "concurrency": arguments.concurrency}
-        content = report.as_json(scores, service=arguments.url, data=dataset.name, **settings)
-        write_whole(arguments.json, [json.dumps(content, indent=1).encode(), b"\n"])
-    if arguments.min_accuracy is not None and scores.accuracy < arguments.min_accuracy:
-        _say(f"the accuracy, {scores.accuracy:.4f}, is below --min-accuracy {arguments.min_accuracy:g}")
+    found = {"data": dataset.name, **_score(arguments.url, dataset)}
+    if arguments.against:
+        found["against"] = _score(arguments.against, dataset)
+        found["comparison"] = scores.compare(found, found["against"])
+    print(*report.as_text(found), *(report.verdict(found) if arguments.against else ()), sep="\n")
+    if arguments.confusion:
+        write(arguments.confusion, report.draw_confusion(found))
+    if arguments.json:
+        write(arguments.json, json.dumps(found, indent=1).encode() + b"\n")
+    if arguments.min_accuracy is not None and found["accuracy"] < arguments.min_accuracy:
+        _say(f"the accuracy, {found['accuracy']:.4f}, is below --min-accuracy {arguments.min_accuracy:g}")
         return 1
     return 0
 
 
-def _score(client: Client, dataset: Dataset, batch_size: int, concurrency: int) -> Scores:
+def _score(url: str, dataset: Dataset) -> dict[str, Any]:
     """Every example through the service. Raises CifarError and CommandError."""
-    classes = _service_classes(client)
-    unknown = sorted({example.truth for example in dataset.examples} - set(classes))
-    if unknown:
-        raise CommandError(
-            f"the service does not know {', '.join(unknown)}, which {dataset.name} has; it knows {', '.join(classes)}"
-        )
     latencies_s: list[float] = []
 
-    def note_latency(response: "httpx.Response") -> None:
-        response.read()  # an answer's time is known when it is complete
+    async def note_latency(response: "httpx.Response") -> None:
+        await response.aread()  # an answer's time is known when it is complete
         latencies_s.append(response.elapsed.total_seconds())
 
-    client.http.event_hooks = {"response": [note_latency]}
-    images = [example.image for example in dataset.examples]
-    start = time.perf_counter()
-    stream = client.predict_many(images, top_k=1, batch_size=batch_size, concurrency=concurrency)
-    answers = list(progress(stream, len(images), "images"))
-    seconds = time.perf_counter() - start
+    with connect(url) as client:
+        ranked = client.predict(_DOT, top_k=_ALL_CLASSES).ranked
+        classes = [each.label for each in sorted(ranked, key=lambda each: each.class_id)]
+        unknown = sorted({example.truth for example in dataset.examples} - set(classes))
+        if unknown:
+            known = f"which {dataset.name} has; it knows {', '.join(classes)}"
+            raise CommandError(f"{url} does not know {', '.join(unknown)}, {known}")
+        client.http.event_hooks = {"response": [note_latency]}
+        start = time.perf_counter()
+        answers = list(client.predict_many([example.image for example in dataset.examples], top_k=1, progress=True))
+        seconds = time.perf_counter() - start
     if not latencies_s:
         raise CommandError(f"not one of the images can be read: {answers[0]}")
-    return Scores(classes, dataset.examples, answers, seconds, latencies_s)
-
-
-def _service_classes(client: Client) -> list[str]:
-    """All classes of the service's model, by their ids."""
-    from PIL import Image
-
-    blank = io.BytesIO()
-    Image.new("RGB", (32, 32)).save(blank, "PNG")
-    prediction = client.predict(blank.getvalue(), top_k=_ALL_CLASSES)
-    return [each.label for each in sorted(prediction.top, key=lambda each: each.class_id)]
+    return {"service": url, **scores.summarise(classes, dataset.examples, answers, seconds, latencies_s)}
 
 
 def _say(sentence: str) -> None:

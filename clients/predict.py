@@ -1,99 +1,114 @@
-"""`cifar-predict cat.jpg *.png`: the classes of image files, by the service.
+"""`cifar-predict cat.jpg photos/ 'archive/**/*.png'`: the classes of images, by the service.
 
 $ cifar-predict docs/ship.png --top-k 2
-image          class
-docs/ship.png  ship 0.5928  airplane 0.3338
+docs/ship.png                     ship           59.3%  ██████████████▏
+                                  airplane       33.4%  ████████
 """
 
 import argparse
 import dataclasses
+import glob
 import json
+import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 
-from clients.client import DEFAULT_TOP_K, Client
-from clients.command import ENVIRONMENT, add_url, positive, run
+from clients.command import CommandError, Parser, connect, positive, run
 from clients.errors import ImageError
+from clients.images import SUFFIXES, ImageInput
 from clients.results import Prediction
 
-Answers = Iterable[tuple[str, Prediction | ImageError]]
+Show = Callable[[str, Prediction | ImageError], None]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """0 when every image has a prediction, 1 when one has none or the service fails."""
-    arguments = _parser().parse_args(argv)
-    return run("cifar-predict", lambda: _predict(arguments))
+    return run(_parser(), argv, _predict)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="cifar-predict",
-        description="Classify image files through the service.",
-        epilog=ENVIRONMENT,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "images", nargs="+", metavar="IMAGE", help="an image file: JPEG, PNG, GIF, WebP, BMP, TIFF, PPM"
-    )
-    parser.add_argument(
-        "--top-k", type=positive, default=DEFAULT_TOP_K, metavar="K", help="classes shown for each image (%(default)s)"
-    )
-    parser.add_argument("--json", action="store_true", help="one JSON object a line, for programs")
-    add_url(parser)
+def _parser() -> Parser:
+    parser = Parser("cifar-predict", "[options] IMAGE [IMAGE ...]", "Classify images through the service.")
+    images = "a file, a folder with all that is in it, a quoted glob such as 'photos/**/*.jpg', or - for stdin"
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help=images)
+    answers, classes = parser.add_argument_group("answers"), "classes for each image (default: %(default)s)"
+    answers.add_argument("--top-k", type=positive, default=3, metavar="K", help=classes)
+    answers.add_argument("--json", action="store_true", help="a line of JSON for each, as where stdout is no terminal")
+    parser.add_service()
     return parser
 
 
 def _predict(arguments: argparse.Namespace) -> int:
-    show = _show_json if arguments.json else _show_table if sys.stdout.isatty() else _show_lines
-    with Client(arguments.url, api_key=arguments.api_key) as client:
-        answers = client.predict_many(arguments.images, top_k=arguments.top_k)
-        failed = show(zip(arguments.images, answers, strict=True))
+    show = _show_json if arguments.json or not sys.stdout.isatty() else _table()
+    names: deque[str] = deque()  # of the images that are under way
+
+    def images() -> Iterator[ImageInput]:
+        for name in _expand(arguments.images):
+            names.append(name)
+            yield sys.stdin.buffer.read() if name == "-" else name
+
+    count = failed = 0
+    with connect(arguments.url) as client:
+        for answer in client.predict_many(images(), top_k=arguments.top_k):
+            show(names.popleft(), answer)
+            count += 1
+            failed += isinstance(answer, ImageError)
+    if not count:
+        raise CommandError(
+            f"there are no images in {', '.join(arguments.images)}: {', '.join(SUFFIXES)} are looked for"
+        )
     if failed:
-        print(f"cifar-predict: no prediction for {failed} of {len(arguments.images)} images", file=sys.stderr)
+        print(f"cifar-predict: no prediction for {failed} of {count} images", file=sys.stderr)
     return 1 if failed else 0
 
 
-def _show_json(answers: Answers) -> int:
-    """Each `_show_…` writes to stdout and returns how many images have no prediction."""
-    failed = 0
-    for name, answer in answers:
-        if isinstance(answer, ImageError):
-            failed += 1
-            line = {"file": name, "error": {"code": answer.code, "detail": answer.detail}}
+def _expand(arguments: Sequence[str]) -> Iterator[str]:
+    """The images that are meant, those of a folder sorted. What is not there is passed on, to be told in its place."""
+    for argument in arguments:
+        if os.path.isdir(argument):
+            for folder, folders, files in os.walk(argument):
+                folders.sort()
+                yield from (os.path.join(folder, name) for name in sorted(files) if name.lower().endswith(SUFFIXES))
+        elif os.path.exists(argument):
+            yield argument
         else:
-            line = {"file": name, **dataclasses.asdict(answer)}
-        print(json.dumps(line))
-    return failed
+            yield from sorted(glob.glob(argument, recursive=True)) or [argument]
 
 
-def _show_lines(answers: Answers) -> int:
-    failed = 0
-    for name, answer in answers:
-        failed += isinstance(answer, ImageError)
-        print(name, *_cells(answer), sep="\t")
-    return failed
+def _show_json(name: str, answer: Prediction | ImageError) -> None:
+    found = dataclasses.asdict(answer)
+    if isinstance(answer, ImageError):
+        found = {"error": found}
+    else:
+        found["top"] = found.pop("ranked")
+    print(json.dumps({"file": name, **found}))
 
 
-def _show_table(answers: Answers) -> int:
-    from rich.console import Console
+def _table() -> Show:
+    """For a terminal: each image's classes, each with a bar as long as it is likely."""
+    from rich.bar import Bar
+    from rich.console import Console, Group
     from rich.table import Column, Table
     from rich.text import Text
 
-    table = Table(Column("image", overflow="fold"), Column("class", no_wrap=True), "", box=None, pad_edge=False)
-    failed = 0
-    for name, answer in answers:
-        failed += isinstance(answer, ImageError)
-        best, *others = _cells(answer)
-        style = "red" if isinstance(answer, ImageError) else "bold"
-        table.add_row(Text(name), Text(best, style), Text("  ".join(others), "dim"))
-    Console().print(table)
-    return failed
+    console = Console(highlight=False)
+    console.width = min(console.width, 100)
 
+    def show(name: str, answer: Prediction | ImageError) -> None:
+        cells = [Column(ratio=1, overflow="fold"), Column(min_width=12), Column(width=6), Column(width=24)]
+        if isinstance(answer, ImageError):
+            row = Table.grid(cells[0], Column(width=46), expand=True, padding=(0, 2, 0, 0))
+            row.add_row(Text(name), Text(answer.detail, "red"))
+        else:
+            row = Table.grid(*cells, expand=True, padding=(0, 2, 0, 0))
+            labels = Text("\n").join(Text(each.label) for each in answer.ranked)
+            labels.stylize("bold yellow" if answer.uncertain else "bold", 0, len(answer.label))
+            percents = "\n".join(f"{each.probability:6.1%}" for each in answer.ranked)
+            bars = Group(*(Bar(1, 0, each.probability, width=24, color="cyan") for each in answer.ranked))
+            row.add_row(Text(name), labels, percents, bars)
+        console.print(row)
 
-def _cells(answer: Prediction | ImageError) -> list[str]:
-    if isinstance(answer, ImageError):
-        return ["error", answer.detail]
-    return [f"{each.label} {each.probability:.4f}" for each in answer.top]
+    return show
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
-"""What the sync and the async client share: requests built, answers parsed, failures judged. No I/O."""
+"""The service's HTTP, without I/O: requests built, failures judged, pauses between attempts."""
 
 import base64
-import json
 import random
 import time
 from collections.abc import Sequence
@@ -9,30 +8,14 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from clients.errors import (
-    CifarError,
-    ImageError,
-    InvalidImage,
-    MalformedAnswer,
-    PayloadTooLarge,
-    ServiceTimeout,
-    ServiceUnreachable,
-    StatusError,
-    UnsupportedMediaType,
-    error_for,
-)
-from clients.results import Prediction, parse_many, parse_one
+from clients.errors import CifarError, ServiceTimeout, ServiceUnreachable, StatusError, error_for
 
 if TYPE_CHECKING:
     import httpx
 
-# What the service says of one image by refusing a whole request.
-REFUSALS = (InvalidImage, PayloadTooLarge, UnsupportedMediaType)
-
-_RETRIED_STATUSES = {408, 429, 500, 502, 503, 504}
-_FIRST_DELAY_S = 0.5
-_LONGEST_DELAY_S = 8.0
-_LONGEST_RETRY_AFTER_S = 60.0
+_PASSING_STATUSES = {408, 429, 500, 502, 503, 504}
+_FIRST_PAUSE_S = 0.5
+_LONGEST_PAUSE_S = 8.0
 
 
 def service_url(url: str) -> str:
@@ -44,36 +27,24 @@ def service_url(url: str) -> str:
 
 
 def request(images: Sequence[bytes], top_k: int) -> dict[str, Any]:
-    """The arguments of httpx's `post` for one encoded image or more: one goes raw, many as base64 in JSON."""
+    """The arguments of httpx's `post` for one encoded image or more: one goes raw, many packed, as base64 in JSON."""
     if len(images) == 1:
         content, content_type = images[0], "application/octet-stream"
-    else:
-        texts = [base64.b64encode(image).decode("ascii") for image in images]
-        content, content_type = json.dumps({"images": texts}).encode("ascii"), "application/json"
-    return {
-        "url": "/predict",
-        "params": {"top_k": top_k},
-        "content": content,
-        "headers": {"Content-Type": content_type},
-    }
-
-
-def prediction(response: "httpx.Response") -> Prediction:
-    """The answer to one image. Raises MalformedAnswer."""
-    return parse_one(_answer(response))
-
-
-def predictions(response: "httpx.Response", count: int) -> list[Prediction | ImageError]:
-    """The answer to a request of `count` images, in their order. Raises MalformedAnswer."""
-    return [prediction(response)] if count == 1 else parse_many(_answer(response), count)
+    else:  # json.dumps would look in base64 for what it has to escape
+        texts = b'","'.join(base64.b64encode(image) for image in images)
+        content, content_type = b'{"images":["%b"]}' % texts, "application/json"
+    return {"url": f"/predict?top_k={top_k}", "content": content, "headers": {"Content-Type": content_type}}
 
 
 def failure(response: "httpx.Response") -> StatusError | None:
     """The error that a response stands for; None for a success."""
     if response.is_success:
         return None
-    answer = _json(response)
-    problem = answer if isinstance(answer, dict) else {}  # a proxy's page is no problem+json
+    try:
+        answer = response.json()
+    except ValueError:  # a proxy's page is no problem+json
+        answer = None
+    problem = answer if isinstance(answer, dict) else {}
     status = response.status_code
     return error_for(status)(
         status,
@@ -84,47 +55,33 @@ def failure(response: "httpx.Response") -> StatusError | None:
     )
 
 
-def unreachable(error: "httpx.RequestError", url: str) -> ServiceUnreachable:
+def unreachable(error: "httpx.RequestError", url: str, timeout_s: float) -> ServiceUnreachable:
     """Our error for httpx's."""
     import httpx
 
     if isinstance(error, httpx.ConnectTimeout):
         return ServiceTimeout(f"{url} does not take connections: it did not react in time")
     if isinstance(error, httpx.TimeoutException):
-        return ServiceTimeout(
-            f"the service at {url} did not answer within {error.request.extensions['timeout']['read']:g} s"
-        )
+        return ServiceTimeout(f"the service at {url} did not answer within {timeout_s:g} s")
     return ServiceUnreachable(f"no answer from {url}: {error or type(error).__name__}")
 
 
-def retry_delay_s(error: CifarError, attempt: int, retries: int) -> float:
-    """How long to wait after the `attempt`-th failure (0 is the first) before asking again. Raises `error` to give up.
+def pause_s(error: CifarError, attempt: int, retries: int, left_s: float) -> float:
+    """Seconds to wait after failure number `attempt`, from 0, before asking again. Raises `error` to give up.
 
     0.5 s, then twice that each time up to 8 s, less up to a quarter at random so that callers do not come back
-    all at once; or what the service itself asked for. Asking again is safe: a prediction changes nothing.
+    all at once; or what the service itself asked for, and up to a quarter more. Asking again is safe: a prediction
+    changes nothing.
     """
-    if attempt >= retries or (isinstance(error, StatusError) and error.status not in _RETRIED_STATUSES):
+    status = error.status if isinstance(error, StatusError) else None
+    told_s = error.retry_after_s if isinstance(error, StatusError) else None
+    if told_s is not None:
+        pause = told_s * random.uniform(1, 1.25)
+    else:
+        pause = min(_FIRST_PAUSE_S * 2.0**attempt, _LONGEST_PAUSE_S) * random.uniform(0.75, 1)
+    if attempt >= retries or pause > left_s or (status and status not in _PASSING_STATUSES):
         raise error
-    if not isinstance(error, StatusError) or error.retry_after_s is None:
-        return min(_FIRST_DELAY_S * 2.0**attempt, _LONGEST_DELAY_S) * random.uniform(0.75, 1)
-    if error.retry_after_s > _LONGEST_RETRY_AFTER_S:
-        raise error
-    return error.retry_after_s
-
-
-def _answer(response: "httpx.Response") -> object:
-    answer = _json(response)
-    if answer is None:
-        content_type = response.headers.get("Content-Type", "no content type")
-        raise MalformedAnswer(f"{response.url.copy_with(query=None)} answered {content_type} where JSON was expected")
-    return answer
-
-
-def _json(response: "httpx.Response") -> object:
-    try:
-        return response.json()
-    except ValueError:  # a JSONDecodeError or a UnicodeDecodeError
-        return None
+    return pause
 
 
 def _retry_after_s(header: str | None) -> float | None:

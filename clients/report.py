@@ -1,77 +1,79 @@
-"""Scores as text for people and as JSON for programs."""
+"""The figures of an evaluation for people: a page of text, a sentence on two services, and a picture."""
 
+import io
+from collections.abc import Iterator
 from typing import Any
 
-from clients.errors import ImageError
-from clients.results import Prediction
-from clients.scores import Scores, percentile, wilson_interval
-
-_PERCENTILES = (50, 95, 99)
 _LARGEST_MATRIX = 12  # classes that fit beside each other in 80 columns
+_LARGEST_NAMED = 40  # classes that a picture has room to name
 _REFUSED_SHOWN = 5
+_BLUE = (31, 95, 168)
 
 
-def as_text(scores: Scores, batch_size: int, concurrency: int) -> str:
-    """A page: the overall figures, the classes with their confusion, and what was refused."""
-    low, high = wilson_interval(scores.correct, scores.n)
-    latencies = ", ".join(f"p{each} {percentile(scores.latencies_s, each) * 1000:.0f} ms" for each in _PERCENTILES)
-    lines = [
-        f"model      {', '.join(scores.models) or 'unknown: it refused every image'}",
-        f"accuracy   {scores.accuracy:.2%} ({scores.correct:,} of {scores.n:,}; 95 % interval {low:.2%} to {high:.2%})",
-        f"speed      {scores.n / scores.seconds:,.0f} images/s ({scores.n:,} in {scores.seconds:.2f} s)",
-        f"latency    {latencies} for a request of up to {batch_size} images, {concurrency} at a time",
-    ]
-    if len(scores.models) > 1:
-        lines.append("warning: more than one model answered, so these figures belong to none of them")
-    return "\n".join([*lines, "", *_class_lines(scores), *_refused_lines(scores)])
+def as_text(scores: dict[str, Any]) -> Iterator[str]:
+    """The lines of a page: the overall figures, the classes with their confusion, and what was refused."""
+    low, high = scores["interval"]
+    latencies = ", ".join(f"{name} {seconds * 1000:.0f} ms" for name, seconds in scores["latency_s"].items())
+    right = f"{scores['correct']:,} of {scores['n']:,}"
+    yield f"model      {', '.join(scores['models']) or 'unknown: it refused every image'}"
+    yield f"accuracy   {scores['accuracy']:.2%} ({right}; 95 % interval {low:.2%} to {high:.2%})"
+    yield f"speed      {scores['images_per_s']:,.0f} images/s ({scores['n']:,} in {scores['seconds']:.2f} s)"
+    yield f"latency    {latencies} for a request of many images"
+    if len(scores["models"]) > 1:
+        yield "warning: more than one model answered, so these figures belong to none of them"
+    yield from ("", *_class_lines(scores))
+    refused = [f"  {each['file']}: {each['error']['detail']}" for each in scores["predictions"] if "error" in each]
+    if refused:
+        yield from ("", f"refused    {len(refused):,}, counted as wrong:", *refused[:_REFUSED_SHOWN])
+    if len(refused) > _REFUSED_SHOWN:
+        yield f"  and {len(refused) - _REFUSED_SHOWN:,} more"
 
 
-def as_json(scores: Scores, **about: object) -> dict[str, Any]:
-    """Everything, each image's prediction too; `about` says what was evaluated. Fractions 0..1, seconds."""
-    return {
-        **about,
-        "models": scores.models,
-        "n": scores.n,
-        "correct": scores.correct,
-        "accuracy": scores.accuracy,
-        "interval": wilson_interval(scores.correct, scores.n),
-        "refused": len(scores.refused),
-        "per_class": {label: {"n": n, "accuracy": accuracy} for label, (n, accuracy) in scores.per_class.items()},
-        "classes": scores.classes,
-        "confusion": [[scores.confusion[truth, label] for label in scores.classes] for truth in scores.classes],
-        "seconds": scores.seconds,
-        "images_per_s": scores.n / scores.seconds,
-        "latency_s": {f"p{each}": percentile(scores.latencies_s, each) for each in _PERCENTILES},
-        "predictions": [
-            {"file": example.name, "truth": example.truth, **_answer(answer)}
-            for example, answer in zip(scores.examples, scores.answers, strict=True)
-        ],
-    }
-
-
-def _answer(answer: Prediction | ImageError) -> dict[str, Any]:
-    if isinstance(answer, ImageError):
-        return {"label": None, "confidence": None, "error": {"code": answer.code, "detail": answer.detail}}
-    return {"label": answer.label, "confidence": answer.confidence}
-
-
-def _class_lines(scores: Scores) -> list[str]:
+def _class_lines(scores: dict[str, Any]) -> Iterator[str]:
     """One line a class, and where there are few enough of them, how often it was taken for which."""
-    name_width = max(map(len, ["class", *scores.per_class]))
-    matrix = len(scores.classes) <= _LARGEST_MATRIX
-    count_width = max(4, *(len(str(count)) for count in scores.confusion.values()))
-    heads = "".join(f" {label[:count_width]:>{count_width}}" for label in scores.classes)
-    lines = [f"{'class':{name_width}}      n accuracy" + (f"  as{heads}" if matrix else "")]
-    for truth, (n, accuracy) in scores.per_class.items():
-        counts = "".join(f" {scores.confusion[truth, label]:{count_width}}" for label in scores.classes)
-        lines.append(f"{truth:{name_width}} {n:6,} {accuracy:8.2%}" + (f"    {counts}" if matrix else ""))
-    return lines
+    name_width = max(map(len, ["class", *scores["per_class"]]))
+    width = max(4, *(len(str(count)) for row in scores["confusion"] for count in row))
+    heads = "".join(f" {label[:width]:>{width}}" for label in scores["classes"])
+    matrix = len(scores["classes"]) <= _LARGEST_MATRIX
+    yield f"{'class':{name_width}}      n accuracy" + f"  as{heads}" * matrix
+    for truth, row in zip(scores["classes"], scores["confusion"], strict=True):
+        if found := scores["per_class"].get(truth):
+            counts = "".join(f" {count:{width}}" for count in row)
+            yield f"{truth:{name_width}} {found['n']:6,} {found['accuracy']:8.2%}" + f"    {counts}" * matrix
 
 
-def _refused_lines(scores: Scores) -> list[str]:
-    refused = scores.refused
-    if not refused:
-        return []
-    lines = [f"  {name}: {error.detail}" for name, error in refused[:_REFUSED_SHOWN]]
-    more = [f"  and {len(refused) - _REFUSED_SHOWN:,} more"] if len(refused) > _REFUSED_SHOWN else []
-    return ["", f"refused    {len(refused):,}, counted as wrong:", *lines, *more]
+def verdict(scores: dict[str, Any]) -> Iterator[str]:
+    """Two lines on `scores` beside those `against` another service."""
+    other, found = scores["against"], scores["comparison"]
+    points = 100 * (scores["accuracy"] - other["accuracy"])
+    p = "p < 0.001" if found["p"] < 0.001 else f"p = {found['p']:.3f}"
+    chance = "more" if found["more_than_chance"] else "no more"
+    yield ""
+    yield f"against    {other['accuracy']:.2%} of {other['service']}, {', '.join(other['models'])}"
+    yield f"alone      {found['only_this']:,} images only this service has right, {found['only_against']:,} only that"
+    yield f"verdict    it scores {points:+.2f} points against that: {chance} than chance gives (McNemar's test, {p})"
+
+
+def draw_confusion(scores: dict[str, Any]) -> bytes:
+    """A PNG of the confusion matrix: true classes down, predicted ones across, darker where more of a class went."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    classes, named = scores["classes"], len(scores["classes"]) <= _LARGEST_NAMED
+    wide, high, left, top = (76, 40, 100, 40) if named else (8, 8, 0, 0)
+    picture = Image.new("RGB", (left + wide * len(classes), top + high * len(classes)), "white")
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default(13)
+    for row, counts in enumerate(scores["confusion"]):
+        y = top + row * high
+        if named:
+            draw.text((left - 8, y + high / 2), classes[row][:12], "black", font, anchor="rm")
+            draw.text((left + (row + 0.5) * wide, top / 2), classes[row][:10], "black", font, anchor="mm")
+        for column, count in enumerate(counts):
+            x, share = left + column * wide, (count / max(1, sum(counts))) ** 0.5  # the root: rare mistakes show
+            colour = tuple(round(255 + (blue - 255) * share) for blue in _BLUE)
+            draw.rectangle((x, y, x + wide - 1, y + high - 1), colour)
+            if named and count:
+                ink = "white" if share > 0.6 else "black"
+                draw.text((x + wide / 2, y + high / 2), str(count), ink, font, anchor="mm")
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()

@@ -1,11 +1,10 @@
-"""What the service answers, as dataclasses; an answer of any other shape is refused, saying what is wrong with it."""
+"""What the service answers, as dataclasses. Members that this version does not know are passed over."""
 
+import json
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any
 
 from clients.errors import ImageError, MalformedAnswer
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,66 +18,43 @@ class ClassProbability:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """The likeliest class of one image, its probability 0..1, the `top` classes best first, and which model said so."""
+    """The likeliest class of one image, its probability 0..1, and which model said so.
+
+    `uncertain` is the service's own judgement, None where it gives none; `ranked` has the classes that it named.
+    """
 
     label: str
     class_id: int
     confidence: float
-    top: tuple[ClassProbability, ...]
+    ranked: tuple[ClassProbability, ...]
     model: str
     version: str
+    uncertain: bool | None = None
+
+    def top(self, k: int) -> tuple[ClassProbability, ...]:
+        """The `k` likeliest classes, best first; no more than the `top_k` that were asked for."""
+        return self.ranked[:k]
 
 
-def parse_one(answer: object) -> Prediction:
-    """The answer to one image. Raises MalformedAnswer."""
-    return _prediction(answer, *_model(answer))
+Answers = list[Prediction | ImageError]
 
 
-def parse_many(answer: object, expected: int) -> list[Prediction | ImageError]:
-    """The answer to `expected` images, in their order. Raises MalformedAnswer."""
-    items = _field(answer, "predictions", list)
-    if len(items) != expected:
-        raise MalformedAnswer(f"the service answered {len(items)} predictions to {expected} images")
-    name, version = _model(answer)
-    return [
-        _image_error(item) if isinstance(item, dict) and "error" in item else _prediction(item, name, version)
-        for item in items
-    ]
+def parse(content: bytes, count: int) -> Answers:
+    """The JSON that answers `count` images, in their order. Raises MalformedAnswer."""
+    try:
+        answer = json.loads(content)
+        model, version = answer["model"]["name"], answer["model"]["version"]
+        answers = [_parse_one(item, model, version) for item in answer.get("predictions", [answer])]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise MalformedAnswer(f"the answer is none of this service ({type(error).__name__}: {error})") from None
+    if len(answers) != count:
+        raise MalformedAnswer(f"the service answered {len(answers)} predictions to {count} images")
+    return answers
 
 
-def _model(answer: object) -> tuple[str, str]:
-    model = _field(answer, "model", dict)
-    return _field(model, "name", str), _field(model, "version", str)
-
-
-def _prediction(item: object, model: str, version: str) -> Prediction:
-    return Prediction(
-        label=_field(item, "label", str),
-        class_id=_field(item, "class_id", int),
-        confidence=_fraction(item, "confidence"),
-        top=tuple(
-            ClassProbability(_field(each, "label", str), _field(each, "class_id", int), _fraction(each, "probability"))
-            for each in _field(item, "top", list)
-        ),
-        model=model,
-        version=version,
-    )
-
-
-def _image_error(item: object) -> ImageError:
-    error = _field(item, "error", dict)
-    return ImageError(_field(error, "code", str), _field(error, "detail", str))
-
-
-def _fraction(item: object, name: str) -> float:
-    value = item.get(name) if isinstance(item, dict) else None
-    if not isinstance(value, (int, float)) or not 0 <= value <= 1.0001:  # float32 rounding may pass 1
-        raise MalformedAnswer(f"the service's answer has no {name!r} between 0 and 1")
-    return float(value)
-
-
-def _field(item: object, name: str, kind: type[T]) -> T:
-    value = item.get(name) if isinstance(item, dict) else None
-    if not isinstance(value, kind):
-        raise MalformedAnswer(f"the service's answer has no {name!r} that is a {kind.__name__}")
-    return value
+def _parse_one(item: dict[str, Any], model: str, version: str) -> Prediction | ImageError:
+    if "error" in item:
+        return ImageError(item["error"]["code"], item["error"]["detail"])
+    named = [ClassProbability(each["label"], each["class_id"], float(each["probability"])) for each in item["top"]]
+    confidence, uncertain = float(item["confidence"]), item.get("uncertain")
+    return Prediction(item["label"], item["class_id"], confidence, tuple(named), model, version, uncertain)

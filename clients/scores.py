@@ -1,14 +1,76 @@
-"""What an evaluation found, and the figures that follow from it: accuracy with its interval, confusion, latencies."""
+"""The figures of an evaluation: accuracy with its interval, confusion, latencies, and whether two services differ."""
 
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from typing import Any
 
 from clients.datasets import Example
 from clients.errors import ImageError
-from clients.results import Prediction
+from clients.results import Answers, Prediction
+
+_PERCENTILES = (50, 95, 99)
+_SURE = 0.05  # a difference with a smaller p-value is called more than chance
+
+
+def summarise(
+    classes: list[str], examples: Sequence[Example], answers: Answers, seconds: float, latencies_s: list[float]
+) -> dict[str, Any]:
+    """All figures and each prediction, as JSON has them; fractions 0..1, seconds. A refused image counts as wrong.
+
+    `classes` are the service's, in its order; `seconds` is the whole run's, `latencies_s` each request's.
+    """
+    labels = [answer.label if isinstance(answer, Prediction) else None for answer in answers]
+    pairs = Counter(zip((example.truth for example in examples), labels, strict=True))
+    n, of_class = len(examples), Counter(example.truth for example in examples)
+    correct = sum(pairs[label, label] for label in classes)
+    return {
+        "models": sorted({f"{answer.model} {answer.version}" for answer in answers if isinstance(answer, Prediction)}),
+        "n": n,
+        "correct": correct,
+        "accuracy": correct / n,
+        "interval": wilson_interval(correct, n),
+        "refused": labels.count(None),
+        "per_class": {
+            label: {"n": of_class[label], "accuracy": pairs[label, label] / of_class[label]}
+            for label in classes
+            if of_class[label]
+        },
+        "classes": classes,
+        "confusion": [[pairs[truth, label] for label in classes] for truth in classes],
+        "seconds": seconds,
+        "images_per_s": n / seconds,
+        "latency_s": {f"p{each}": percentile(latencies_s, each) for each in _PERCENTILES},
+        "predictions": [
+            {"file": example.name, "truth": example.truth, **_describe(answer)}
+            for example, answer in zip(examples, answers, strict=True)
+        ],
+    }
+
+
+def _describe(answer: Prediction | ImageError) -> dict[str, Any]:
+    if isinstance(answer, ImageError):
+        return {"label": None, "confidence": None, "error": {"code": answer.code, "detail": answer.detail}}
+    return {"label": answer.label, "confidence": answer.confidence}
+
+
+def compare(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
+    """Two summaries of the same images: how many each alone gets right, and what McNemar's exact test says of that."""
+    right = [[each["label"] == each["truth"] for each in scores["predictions"]] for scores in (ours, theirs)]
+    pairs = Counter(zip(*right, strict=True))
+    only_ours, only_theirs = pairs[True, False], pairs[False, True]
+    p = mcnemar(only_ours, only_theirs)
+    return {"only_this": only_ours, "only_against": only_theirs, "p": p, "more_than_chance": p < _SURE}
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """The two-sided p-value of McNemar's exact test: were both equally good, how likely is so uneven a split?
+
+    https://doi.org/10.1007/BF02295996; exact, as a coin is tossed for each image that one alone gets right.
+    """
+    n = only_first + only_second
+    tail: int = sum(math.comb(n, count) for count in range(min(only_first, only_second) + 1))
+    return min(1.0, 2 * tail / (1 << n))
 
 
 def wilson_interval(correct: int, n: int) -> tuple[float, float]:
@@ -23,52 +85,3 @@ def wilson_interval(correct: int, n: int) -> tuple[float, float]:
 def percentile(values: Sequence[float], percent: int) -> float:
     """The smallest value that `percent` % of all are at most (nearest rank)."""
     return sorted(values)[max(0, math.ceil(len(values) * percent / 100) - 1)]
-
-
-@dataclass(frozen=True)
-class Scores:
-    """The answers to `examples`, one each; a refused image counts as wrong.
-
-    `classes` are the service's, in its order; `seconds` is the whole run's, `latencies_s` each request's.
-    """
-
-    classes: list[str]
-    examples: list[Example]
-    answers: list[Prediction | ImageError]
-    seconds: float
-    latencies_s: list[float]
-
-    @property
-    def n(self) -> int:
-        return len(self.examples)
-
-    @property
-    def accuracy(self) -> float:
-        return self.correct / self.n
-
-    @property
-    def correct(self) -> int:
-        return sum(self.confusion[label, label] for label in self.classes)
-
-    @property
-    def refused(self) -> list[tuple[str, ImageError]]:
-        pairs = zip(self.examples, self.answers, strict=True)
-        return [(example.name, answer) for example, answer in pairs if isinstance(answer, ImageError)]
-
-    @cached_property
-    def confusion(self) -> Counter[tuple[str, str]]:
-        """How often (true class, predicted class) came; refused images are in no pair."""
-        pairs = zip(self.examples, self.answers, strict=True)
-        return Counter((example.truth, answer.label) for example, answer in pairs if isinstance(answer, Prediction))
-
-    @cached_property
-    def per_class(self) -> dict[str, tuple[int, float]]:
-        """n and accuracy of each class that has images, in the service's order."""
-        n = Counter(example.truth for example in self.examples)
-        return {label: (n[label], self.confusion[label, label] / n[label]) for label in self.classes if n[label]}
-
-    @cached_property
-    def models(self) -> list[str]:
-        """`name version` of all that answered."""
-        found = {f"{answer.model} {answer.version}" for answer in self.answers if isinstance(answer, Prediction)}
-        return sorted(found)

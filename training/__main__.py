@@ -44,8 +44,13 @@ from training.recipe import FIELDS, RECIPES, change
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0 done, 1 failed, 2 called wrongly, 130 by Ctrl-C, 141 by `| head`, 143 by SIGTERM."""
     arguments = sys.argv[1:] if argv is None else list(argv)
+    parser = _parser()
+    if "_ARGCOMPLETE" in os.environ:  # a shell asks what may come next
+        import argcomplete
+
+        argcomplete.autocomplete(parser)
     try:
-        options = _parser().parse_args(arguments)
+        options = parser.parse_args(arguments)
     except SystemExit as exit_:
         return int(exit_.code or 0)
     try:

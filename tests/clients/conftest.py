@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import pytest
 
-from clients import AsyncClient, Client, ImageError, ImageInput, Prediction
+from clients import AsyncClient, Client, ImageError, ImageInput, Prediction, protocol
 from tests.clients.fake_service import FakeService
 
 
@@ -15,7 +15,7 @@ class Ask(Protocol):
 
     def one(self, url: str, image: ImageInput, **settings: Any) -> Prediction: ...
 
-    def many(self, url: str, images: Iterable[ImageInput], **limits: int) -> list[Prediction | ImageError]: ...
+    def many(self, url: str, images: Iterable[ImageInput], **options: Any) -> list[Prediction | ImageError]: ...
 
 
 class _Sync:
@@ -23,9 +23,9 @@ class _Sync:
         with Client(url, **settings) as client:
             return client.predict(image)
 
-    def many(self, url: str, images: Iterable[ImageInput], **limits: int) -> list[Prediction | ImageError]:
+    def many(self, url: str, images: Iterable[ImageInput], **options: Any) -> list[Prediction | ImageError]:
         with Client(url) as client:
-            return list(client.predict_many(images, **limits))
+            return list(client.predict_many(images, **options))
 
 
 class _Async:
@@ -36,10 +36,10 @@ class _Async:
 
         return asyncio.run(ask())
 
-    def many(self, url: str, images: Iterable[ImageInput], **limits: int) -> list[Prediction | ImageError]:
+    def many(self, url: str, images: Iterable[ImageInput], **options: Any) -> list[Prediction | ImageError]:
         async def ask() -> list[Prediction | ImageError]:
             async with AsyncClient(url) as client:
-                return [answer async for answer in client.predict_many(images, **limits)]
+                return [answer async for answer in client.predict_many(images, **options)]
 
         return asyncio.run(ask())
 
@@ -60,13 +60,6 @@ def service() -> Iterator[FakeService]:
 
 
 @pytest.fixture
-def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The clients wait no more between attempts; how long they would have, in seconds, is here."""
-    waited: list[float] = []
-
-    async def wait(seconds: float) -> None:
-        waited.append(seconds)
-
-    monkeypatch.setattr("clients.client.time.sleep", waited.append)
-    monkeypatch.setattr("clients.client.asyncio.sleep", wait)
-    return waited
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first pause between attempts is of 0.01 s; what the service asks for by Retry-After is obeyed as ever."""
+    monkeypatch.setattr(protocol, "_FIRST_PAUSE_S", 0.01)

@@ -1,25 +1,29 @@
-import pytest
+import pickle
+import ssl
+import time
 
-import clients
-from clients import CifarError, Client, ImageError, StatusError
-from clients.protocol import retry_delay_s
+import pytest
+import trustme
+
+from clients import CifarError, Client, ImageError, errors
+from clients.errors import StatusError
+from clients.protocol import pause_s
 from tests.clients.conftest import Ask
 from tests.clients.fake_service import Drop, FakeService, Reply, Silence, png, problem
 
 STATUSES = [
-    (400, "bad_request", clients.BadRequest),
-    (401, "unauthorized", clients.Unauthorized),
-    (404, "not_found", clients.NotFound),
-    (405, "method_not_allowed", clients.MethodNotAllowed),
-    (413, "too_many_pixels", clients.PayloadTooLarge),
-    (415, "unsupported_media_type", clients.UnsupportedMediaType),
-    (422, "corrupt_image", clients.InvalidImage),
-    (429, "queue_full", clients.TooManyRequests),
-    (500, "internal", clients.ServerError),
-    (503, "not_ready", clients.NotReady),
-    (504, "deadline_exceeded", clients.DeadlineExceeded),
-    (418, "teapot", clients.StatusError),
-    (302, "moved", clients.StatusError),
+    (400, "bad_request", errors.BadRequest),
+    (401, "unauthorized", errors.Unauthorized),
+    (404, "not_found", errors.NotFound),
+    (413, "too_many_pixels", errors.PayloadTooLarge),
+    (415, "unsupported_media_type", errors.StatusError),
+    (422, "corrupt_image", errors.InvalidImage),
+    (429, "queue_full", errors.TooManyRequests),
+    (500, "internal", errors.ServerError),
+    (503, "not_ready", errors.NotReady),
+    (504, "deadline_exceeded", errors.DeadlineExceeded),
+    (418, "teapot", errors.StatusError),
+    (302, "moved", errors.StatusError),
 ]
 
 
@@ -38,29 +42,27 @@ def test_every_status_has_its_exception(
 
 def test_a_proxys_page_is_an_error_of_its_status(service: FakeService, ask: Ask) -> None:
     service.script.append(Reply(502, b"<html>", "text/html", {"X-Request-ID": "edge-7"}))
-    with pytest.raises(clients.ServerError) as caught:
+    with pytest.raises(errors.ServerError) as caught:
         ask.one(service.url, png(1), retries=0)
     assert (caught.value.status, caught.value.code, caught.value.request_id) == (502, "http_502", "edge-7")
     assert caught.value.detail == "Bad Gateway"
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
-def test_a_status_that_passes_is_asked_again(service: FakeService, ask: Ask, pauses: list[float], status: int) -> None:
+def test_a_status_that_passes_is_asked_again(service: FakeService, ask: Ask, impatient: None, status: int) -> None:
     service.script.extend([problem(status, "later"), problem(status, "later")])
     assert ask.one(service.url, png(5)).class_id == 5
     assert [asked.body for asked in service.asked] == [png(5)] * 3
-    assert 0.375 <= pauses[0] <= 0.5
-    assert 0.75 <= pauses[1] <= 1.0
 
 
-def test_a_lost_connection_is_asked_again(service: FakeService, ask: Ask, pauses: list[float]) -> None:
+def test_a_lost_connection_is_asked_again(service: FakeService, ask: Ask, impatient: None) -> None:
     service.script.extend([Drop(), Drop()])
     assert ask.one(service.url, png(5)).class_id == 5
 
 
-def test_after_two_retries_the_failure_is_raised(service: FakeService, ask: Ask, pauses: list[float]) -> None:
+def test_after_two_retries_the_failure_is_raised(service: FakeService, ask: Ask, impatient: None) -> None:
     service.script.extend([Drop(), Drop(), problem(503, "not_ready")])
-    with pytest.raises(clients.NotReady):
+    with pytest.raises(errors.NotReady):
         ask.one(service.url, png(5))
     assert len(service.asked) == 3
 
@@ -73,40 +75,69 @@ def test_a_status_that_stays_is_not_asked_again(service: FakeService, ask: Ask, 
     assert len(service.asked) == 1
 
 
-@pytest.mark.parametrize(("header", "pause"), [("7", 7.0), ("0", 0.0), ("Thu, 01 Jan 1970 00:00:00 GMT", 0.0)])
-def test_retry_after_is_obeyed(service: FakeService, ask: Ask, pauses: list[float], header: str, pause: float) -> None:
+def test_retry_after_is_obeyed(service: FakeService, ask: Ask, impatient: None) -> None:
+    service.script.append(problem(429, "queue_full", Retry_After="1"))
+    started = time.monotonic()
+    assert ask.one(service.url, png(5)).class_id == 5
+    assert 1 <= time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"), [("7", 7.0), ("0", 0.0), ("Thu, 01 Jan 1970 00:00:00 GMT", 0.0), ("soon", None)]
+)
+def test_retry_after_is_seconds_or_a_date(service: FakeService, ask: Ask, header: str, seconds: float | None) -> None:
     service.script.append(problem(429, "queue_full", Retry_After=header))
-    assert ask.one(service.url, png(5)).class_id == 5
-    assert pauses == [pause]
+    with pytest.raises(errors.TooManyRequests) as caught:
+        ask.one(service.url, png(5), retries=0)
+    assert caught.value.retry_after_s == seconds
 
 
-def test_a_retry_after_that_means_nothing_is_not_obeyed(service: FakeService, ask: Ask, pauses: list[float]) -> None:
-    service.script.append(problem(429, "queue_full", Retry_After="soon"))
-    assert ask.one(service.url, png(5)).class_id == 5
-    assert 0.375 <= pauses[0] <= 0.5
-
-
-def test_a_service_that_wants_to_be_left_alone_for_an_hour_is(service: FakeService, ask: Ask) -> None:
+def test_a_service_that_wants_to_be_left_alone_past_the_deadline_is(service: FakeService, ask: Ask) -> None:
     service.script.append(problem(503, "not_ready", Retry_After="3600"))
-    with pytest.raises(clients.NotReady) as caught:
+    with pytest.raises(errors.NotReady):
         ask.one(service.url, png(5))
-    assert caught.value.retry_after_s == 3600
+    assert len(service.asked) == 1
 
 
-def test_pauses_grow_to_eight_seconds() -> None:
-    lost = clients.ServiceUnreachable("lost")
+def test_the_deadline_ends_all_attempts_together(service: FakeService, ask: Ask, impatient: None) -> None:
+    service.script.extend([Drop(), Silence()])
+    started = time.monotonic()
+    with pytest.raises(errors.ServiceTimeout, match=r"did not answer within 0\.5 s in all"):
+        ask.one(service.url, png(5), deadline_s=0.5)
+    assert 0.5 <= time.monotonic() - started < 5
+
+
+def test_pauses_grow_to_eight_seconds_with_jitter() -> None:
+    lost = errors.ServiceUnreachable("lost")
     for attempt, longest in enumerate([0.5, 1, 2, 4, 8, 8, 8]):
-        assert 0.75 * longest <= retry_delay_s(lost, attempt, retries=10) <= longest
+        pauses = [pause_s(lost, attempt, retries=10, left_s=100) for _ in range(100)]
+        assert 0.75 * longest <= min(pauses) < max(pauses) <= longest
+
+
+def test_what_the_service_asks_for_is_never_undercut() -> None:
+    busy = errors.TooManyRequests(429, "queue_full", "busy", None, 2.0)
+    pauses = [pause_s(busy, 0, retries=1, left_s=100) for _ in range(100)]
+    assert 2 <= min(pauses) < max(pauses) <= 2.5
 
 
 def test_no_answer_in_time_is_a_timeout(service: FakeService, ask: Ask) -> None:
     service.script.append(Silence())
-    with pytest.raises(clients.ServiceTimeout, match=r"did not answer within 0\.05 s"):
+    with pytest.raises(errors.ServiceTimeout, match=r"did not answer within 0\.05 s"):
         ask.one(service.url, png(5), timeout_s=0.05, retries=0)
 
 
+@pytest.mark.parametrize("scheme", ["https", "HTTPS"])
+def test_a_certificate_that_nobody_vouches_for_is_refused(service: FakeService, ask: Ask, scheme: str) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    trustme.CA().issue_cert("127.0.0.1").configure_cert(context)
+    service.encrypt(context)
+    with pytest.raises(errors.ServiceUnreachable, match="CERTIFICATE_VERIFY_FAILED"):
+        ask.one(service.url.replace("http", scheme), png(5), retries=0)
+    assert not service.asked
+
+
 def test_nobody_there_is_a_sentence_with_the_address(ask: Ask) -> None:
-    with pytest.raises(clients.ServiceUnreachable, match=r"no answer from http://127\.0\.0\.1:9: "):
+    with pytest.raises(errors.ServiceUnreachable, match=r"no answer from http://127\.0\.0\.1:9: "):
         ask.one("http://127.0.0.1:9", png(5), retries=0)
 
 
@@ -117,40 +148,45 @@ MODEL = b'{"name":"n","version":"v"}'
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        (b"<html>hello</html>", "application/json where JSON was expected"),
-        (b"[]", "no 'model'"),
-        (b"\xff", "where JSON was expected"),
-        (PREDICTION % (b"7", b"[]", MODEL), "no 'confidence' between 0 and 1"),
-        (PREDICTION % (b'"high"', b"[]", MODEL), "no 'confidence'"),
-        (PREDICTION % (b"0.5", b"{}", MODEL), "no 'top' that is a list"),
-        (PREDICTION % (b"0.5", b"[3]", MODEL), "no 'label' that is a str"),
-        (PREDICTION % (b"0.5", b"[]", b"{}"), "no 'name' that is a str"),
+        (b"<html>hello</html>", "JSONDecodeError"),
+        (b"[]", "TypeError"),
+        (b"\xff", "UnicodeDecodeError"),
+        (b"{}", "KeyError: 'model'"),
+        (PREDICTION % (b'"high"', b"[]", MODEL), "could not convert string to float: 'high'"),
+        (PREDICTION % (b"0.5", b"3", MODEL), "'int' object is not iterable"),
+        (PREDICTION % (b"0.5", b"[3]", MODEL), "'int' object is not subscriptable"),
+        (PREDICTION % (b"0.5", b"[]", b"{}"), "KeyError: 'name'"),
     ],
 )
 def test_an_answer_of_another_shape_is_refused_saying_why(
     service: FakeService, ask: Ask, body: bytes, message: str
 ) -> None:
     service.script.append(Reply(200, body))
-    with pytest.raises(clients.MalformedAnswer, match=message):
+    with pytest.raises(errors.MalformedAnswer, match=message):
         ask.one(service.url, png(1))
 
 
 @pytest.mark.parametrize(
     ("predictions", "message"),
-    [(b"[]", "0 predictions to 2 images"), (b"[1,2]", "no 'label'"), (b'[{"error":3},2]', "no 'error' that is a dict")],
+    [(b"[]", "0 predictions to 2 images"), (b"[1,2]", "'int' is not iterable"), (b'[{"error":3},2]', "TypeError")],
 )
 def test_a_list_of_another_shape_is_refused_too(
     service: FakeService, ask: Ask, predictions: bytes, message: str
 ) -> None:
     service.script.append(Reply(200, b'{"predictions":%s,"model":%s}' % (predictions, MODEL)))
-    with pytest.raises(clients.MalformedAnswer, match=message):
+    with pytest.raises(errors.MalformedAnswer, match=message):
         ask.many(service.url, [png(1), png(2)])
 
 
-def test_a_failing_service_ends_predict_many(service: FakeService, ask: Ask, pauses: list[float]) -> None:
+def test_a_failing_service_ends_predict_many(service: FakeService, ask: Ask, impatient: None) -> None:
     service.script.extend([problem(500, "internal")] * 100)
-    with pytest.raises(clients.ServerError):
-        ask.many(service.url, [png(1)] * 100, batch_size=2)
+    with pytest.raises(errors.ServerError):
+        ask.many(service.url, [png(1)] * 1000)
+
+
+def test_a_busy_service_does_not_end_predict_many(service: FakeService, ask: Ask, impatient: None) -> None:
+    service.script.extend([problem(429, "queue_full", Retry_After="0")] * 20)
+    assert len(ask.many(service.url, [png(1)] * 1000)) == 1000
 
 
 def test_an_unreadable_file_raises_when_it_stands_alone(service: FakeService, ask: Ask) -> None:
@@ -160,8 +196,23 @@ def test_an_unreadable_file_raises_when_it_stands_alone(service: FakeService, as
 
 
 def test_one_except_catches_everything() -> None:
-    exceptions = [value for value in vars(clients).values() if isinstance(value, type) and issubclass(value, Exception)]
-    assert len(exceptions) == 17
-    assert all(issubclass(each, CifarError) for each in exceptions)
+    family = [value for value in vars(errors).values() if isinstance(value, type) and issubclass(value, Exception)]
+    assert len(family) == 15
+    assert all(issubclass(each, CifarError) for each in family)
     with Client("http://127.0.0.1:9", retries=0) as client, pytest.raises(CifarError):
         client.predict(png(1))
+
+
+def test_the_tree_at_the_top_of_the_module_is_the_tree_of_classes() -> None:
+    drawn = [line.partition("── ")[2].split()[0] for line in (errors.__doc__ or "").splitlines() if "── " in line]
+
+    def walk(parent: type[CifarError]) -> list[str]:
+        return [name for child in parent.__subclasses__() for name in (child.__name__, *walk(child))]
+
+    assert drawn == walk(CifarError)
+
+
+def test_errors_pass_between_processes() -> None:
+    error = errors.TooManyRequests(429, "queue_full", "busy", "r-1", 1.0)
+    again = pickle.loads(pickle.dumps(error))
+    assert (type(again), vars(again)) == (errors.TooManyRequests, vars(error))

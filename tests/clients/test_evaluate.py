@@ -7,13 +7,16 @@ import subprocess
 import sys
 import tarfile
 from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image
+from scipy.stats import binomtest
 
-from clients import datasets
+from clients import datasets, limiter
 from clients.evaluate import main
-from clients.scores import percentile, wilson_interval
+from clients.scores import mcnemar, percentile, wilson_interval
 from tests.clients.fake_service import FakeService, png
 
 
@@ -51,7 +54,7 @@ def test_it_reports_accuracy_classes_confusion_and_what_was_refused(
     assert model == "model      cifar_net 0123456789ab"
     assert accuracy == "accuracy   75.00% (6 of 8; 95 % interval 40.93% to 92.85%)"
     assert speed.startswith("speed      ")
-    assert latency.endswith(" ms for a request of up to 64 images, 4 at a time")
+    assert re.fullmatch(r"latency    p50 \d+ ms, p95 \d+ ms, p99 \d+ ms for a request of many images", latency)
     assert rest == [
         "",
         "class       n accuracy  as circ squa",
@@ -61,15 +64,15 @@ def test_it_reports_accuracy_classes_confusion_and_what_was_refused(
         "refused    1, counted as wrong:",
         "  test/circle/4.png: not an image",
     ]
-    assert err.splitlines()[-1] == "8 of 8 images"
+    assert err == ""
 
 
 def test_the_json_file_holds_everything_and_each_prediction(shapes: FakeService) -> None:
-    assert main(["--data", "data", "--json", "runs/scores.json", "--batch-size", "3", "--concurrency", "2"]) == 0
+    assert main(["--data", "data", "--json", "runs/scores.json"]) == 0
     found = json.loads(Path("runs/scores.json").read_text())
     assert os.listdir("runs") == ["scores.json"]
     assert found["service"] == shapes.url
-    assert (found["data"], found["batch_size"], found["concurrency"]) == ("data", 3, 2)
+    assert found["data"] == "data"
     assert (found["n"], found["correct"], found["accuracy"], found["refused"]) == (8, 6, 0.75, 1)
     assert found["interval"] == pytest.approx([0.4093, 0.9285], abs=1e-4)
     assert found["models"] == ["cifar_net 0123456789ab"]
@@ -130,10 +133,11 @@ def test_a_pipeline_can_ask_for_an_accuracy(
 
 
 def test_two_models_that_answer_are_both_named_with_a_warning(
-    shapes: FakeService, capsys: pytest.CaptureFixture[str]
+    shapes: FakeService, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shapes.versions = deque(["aaaaaaaaaaaa", "bbbbbbbbbbbb"])
-    assert main(["--data", "data", "--batch-size", "2"]) == 0
+    monkeypatch.setattr(limiter, "BATCH_SIZE", 2)
+    assert main(["--data", "data"]) == 0
     out = capsys.readouterr().out
     assert "model      cifar_net aaaaaaaaaaaa, cifar_net bbbbbbbbbbbb\n" in out
     assert "warning: more than one model answered" in out
@@ -175,11 +179,13 @@ def test_a_terminal_gets_a_bar(shapes: FakeService) -> None:
     [
         (["--data", "nowhere"], "there is no folder nowhere: --data takes a folder of images or the word cifar10"),
         (["--data", "empty"], "there are no images in empty/<class>/: .jpg"),
-        (["--data", "data", "--files", "nowhere.txt"], "the list nowhere.txt cannot be read"),
+        (["--data", "data", "--files", "nowhere.txt"], "nowhere.txt: no such file or directory"),
         (["--data", "data", "--files", "empty.txt"], "the list empty.txt is empty"),
         (["--data", "data", "--files", "wrong.txt"], "wrong.txt lists 'test/cat/1.png', but there is no data/<class>/"),
-        (["--data", "animals"], "the service does not know cat, which animals has; it knows circle, square"),
-        (["--data", "data", "--json", "empty"], "empty cannot be written: it is a folder"),
+        (
+            ["--data", "animals"],
+            "http://127.0.0.1:{port} does not know cat, which animals has; it knows circle, square",
+        ),
     ],
 )
 def test_what_cannot_be_evaluated_is_one_sentence(
@@ -191,7 +197,11 @@ def test_what_cannot_be_evaluated_is_one_sentence(
     Path("animals/test/cat").mkdir(parents=True)
     Path("animals/test/cat/1.png").write_bytes(png(0))
     assert main(arguments) == 1
-    assert capsys.readouterr().err.splitlines()[-1].startswith(f"cifar-evaluate: {sentence}")
+    assert (
+        capsys.readouterr()
+        .err.splitlines()[-1]
+        .startswith(f"cifar-evaluate: {sentence.format(port=shapes.url.rpartition(':')[2])}")
+    )
 
 
 @pytest.mark.parametrize("fraction", ["1.5", "-0.1", "nan", "most"])
@@ -202,10 +212,21 @@ def test_an_accuracy_outside_0_to_1_is_bad_use(fraction: str, capsys: pytest.Cap
     assert f"a fraction from 0 to 1 is needed, not '{fraction}'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("option", ["--json", "--confusion"])
+def test_a_folder_where_a_file_is_to_be_written_is_bad_use(
+    shapes: FakeService, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--data", "data", option, "data"])
+    assert ended.value.code == 2
+    assert f"argument {option}: a file is needed, and data is a folder" in capsys.readouterr().err
+
+
 @pytest.fixture
 def cifar10(shapes: FakeService, monkeypatch: pytest.MonkeyPatch) -> FakeService:
     """The service also has CIFAR-10's archive for download, of three test images."""
-    records = b"".join(bytes([label]) + bytes([label]) + bytes(3071) for label in (0, 1, 1))
+    planes = ((label, bytes([label]) * 1024 + bytes([2]) * 1024 + bytes([3]) * 1024) for label in (0, 1, 1))
+    records = b"".join(bytes([label]) + pixels for label, pixels in planes)
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
         for name, content in (("test_batch.bin", records), ("batches.meta.txt", b"circle\nsquare\n\n")):
@@ -218,10 +239,11 @@ def cifar10(shapes: FakeService, monkeypatch: pytest.MonkeyPatch) -> FakeService
     return shapes
 
 
-def test_cifar10_is_downloaded_once_and_sent_as_png(cifar10: FakeService, capsys: pytest.CaptureFixture[str]) -> None:
+def test_cifar10_is_downloaded_once_and_sent_as_it_is(cifar10: FakeService, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--data", "cifar10"]) == 0
     assert "(3 of 3;" in capsys.readouterr().out
-    assert cifar10.asked[-1].images[0].startswith(b"\x89PNG")
+    with Image.open(io.BytesIO(cifar10.asked[-1].images[1])) as picture:
+        assert (picture.size, picture.getpixel((0, 0)), picture.getpixel((31, 31))) == ((32, 32), (1, 2, 3), (1, 2, 3))
     cifar10.files.clear()
     assert main(["--data", "cifar10"]) == 0
 
@@ -240,6 +262,73 @@ def test_a_failing_download_says_what_to_do(cifar10: FakeService, capsys: pytest
     assert "404" in err
     assert err.count("\n") == 1
     assert err.endswith("put cifar-10-binary.tar.gz into data/ yourself, or give --data a folder of images\n")
+
+
+@pytest.fixture
+def rival(shapes: FakeService) -> Iterator[FakeService]:
+    """Another service, which takes every picture for a square."""
+    other = FakeService()
+    other.classes = ["circle", "square"]
+    other.versions = deque(["ba9876543210"])
+    other.mistakes = {0: 1}
+    other.start()
+    yield other
+    other.stop()
+
+
+def test_two_services_answer_the_same_images_and_chance_is_reckoned_with(
+    shapes: FakeService, rival: FakeService, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["--data", "data", "--against", rival.url, "--json", "scores.json"]) == 0
+    assert capsys.readouterr().out.splitlines()[-3:] == [
+        f"against    37.50% of {rival.url}, cifar_net ba9876543210",
+        "alone      3 images only this service has right, 0 only that",
+        "verdict    it scores +37.50 points against that: no more than chance gives (McNemar's test, p = 0.250)",
+    ]
+    found = json.loads(Path("scores.json").read_text())
+    assert found["comparison"] == {"only_this": 3, "only_against": 0, "p": 0.25, "more_than_chance": False}
+    assert (found["against"]["service"], found["against"]["correct"]) == (rival.url, 3)
+
+
+def test_a_difference_that_chance_does_not_explain_is_called_so(
+    shapes: FakeService, rival: FakeService, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(10, 30):
+        Path(f"data/test/circle/{number}.png").write_bytes(png(0))
+    assert main(["--data", "data", "--against", rival.url]) == 0
+    assert capsys.readouterr().out.endswith(": more than chance gives (McNemar's test, p < 0.001)\n")
+
+
+def test_a_rival_of_other_classes_is_refused(
+    shapes: FakeService, rival: FakeService, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rival.classes = ["cat", "dog"]
+    assert main(["--data", "data", "--against", rival.url]) == 1
+    assert f"{rival.url} does not know circle, square, which data has" in capsys.readouterr().err
+
+
+def test_the_confusion_is_drawn(shapes: FakeService) -> None:
+    assert main(["--data", "data", "--confusion", "runs/confusion.png"]) == 0
+    with Image.open("runs/confusion.png") as picture:
+        assert picture.format == "PNG"
+        corner, right = (picture.getpixel((101 + 76 * column, 41 + 40)) for column in (0, 1))  # squares, as what
+        assert (corner, right) == ((255, 255, 255), (31, 95, 168))
+
+
+def test_the_confusion_of_many_classes_is_drawn_small(shapes: FakeService) -> None:
+    shapes.classes = ["circle", "square", *map(str, range(98))]
+    assert main(["--data", "data", "--confusion", "confusion.png"]) == 0
+    with Image.open("confusion.png") as picture:
+        assert picture.size == (800, 800)
+
+
+def test_mcnemars_test_is_the_binomial_one() -> None:
+    """Against scipy.stats.binomtest."""
+    assert mcnemar(0, 0) == 1
+    assert mcnemar(5, 5) == 1
+    for first, second in ((3, 0), (10, 3), (120, 180), (2100, 1900)):
+        assert mcnemar(first, second) == mcnemar(second, first)
+        assert mcnemar(first, second) == pytest.approx(binomtest(first, first + second).pvalue, rel=1e-9)
 
 
 def test_wilsons_interval_is_that_of_the_literature() -> None:

@@ -5,11 +5,15 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from clients import evaluate
 from clients.predict import main
 from tests.clients.fake_service import FakeService, Silence, png, problem
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -23,57 +27,134 @@ def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, service: FakeServi
     return service
 
 
-def test_each_image_is_a_line_of_cells(pictures: FakeService, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["circle.png", "square.png", "--top-k", "2"]) == 0
-    assert capsys.readouterr() == (
-        "circle.png\tcircle 0.9000\tsquare 0.0004\nsquare.png\tsquare 0.9000\tcircle 0.0004\n",
-        "",
-    )
+def printed(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
 
 
-def test_bad_files_among_good_ones_are_told_in_place(pictures: FakeService, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["missing.png", "text.png", ".", "square.png", "--top-k=1"]) == 1
-    out, err = capsys.readouterr()
-    assert out.splitlines() == [
-        "missing.png\terror\tmissing.png cannot be read: no such file or directory",
-        "text.png\terror\tnot an image",
-        ".\terror\t. cannot be read: is a directory",
-        "square.png\tsquare 0.9000",
-    ]
-    assert err == "cifar-predict: no prediction for 3 of 4 images\n"
+def told(capsys: pytest.CaptureFixture[str]) -> list[tuple[str, str]]:
+    """Each image, and its class or why it has none."""
+    return [(line["file"], line["label"] if "label" in line else line["error"]["code"]) for line in printed(capsys)]
 
 
-def test_json_is_one_object_a_line(pictures: FakeService, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["square.png", "text.png", "--json", "--top-k=1"]) == 1
-    assert [json.loads(line) for line in capsys.readouterr().out.splitlines()] == [
+def test_where_stdout_is_no_terminal_each_image_is_a_line_of_json(
+    pictures: FakeService, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["square.png", "text.png", "--top-k=1"]) == 1
+    assert printed(capsys) == [
         {
             "file": "square.png",
             "label": "square",
             "class_id": 1,
             "confidence": 0.9,
-            "top": [{"label": "square", "class_id": 1, "probability": 0.9}],
             "model": "cifar_net",
             "version": "0123456789ab",
+            "uncertain": None,
+            "top": [{"label": "square", "class_id": 1, "probability": 0.9}],
         },
         {"file": "text.png", "error": {"code": "not_an_image", "detail": "not an image"}},
     ]
 
 
-def test_a_terminal_gets_a_table(pictures: FakeService) -> None:
+def test_bad_files_among_good_ones_are_told_in_place(pictures: FakeService, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["missing.png", "text.png", "square.png"]) == 1
+    out, err = capsys.readouterr()
+    assert ["error" in json.loads(line) for line in out.splitlines()] == [True, True, False]
+    assert "missing.png cannot be read: no such file or directory" in out
+    assert err == "cifar-predict: no prediction for 2 of 3 images\n"
+
+
+def test_folders_are_searched_and_globs_expanded(pictures: FakeService, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("all/deep").mkdir(parents=True)
+    for name in ("all/b.PNG", "all/a.jpg", "all/deep/c.webp", "all/notes.txt", "all/[x].png"):
+        Path(name).write_bytes(png(1))
+    assert main(["all"]) == 0
+    assert told(capsys) == [(f"all/{name}", "square") for name in ("[x].png", "a.jpg", "b.PNG", "deep/c.webp")]
+    assert main(["all/**/*.[jw]*", "all/[x].png", "*.gif"]) == 1
+    assert told(capsys) == [
+        ("all/a.jpg", "square"),
+        ("all/deep/c.webp", "square"),
+        ("all/[x].png", "square"),
+        ("*.gif", "unreadable"),
+    ]
+
+
+def test_a_folder_without_images_is_a_failure(pictures: FakeService, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("empty").mkdir()
+    assert main(["empty"]) == 1
+    assert capsys.readouterr().err.startswith("cifar-predict: there are no images in empty: .jpg, ")
+
+
+def test_a_dash_is_the_image_on_stdin(pictures: FakeService) -> None:
+    command = [sys.executable, "-m", "clients.predict", "circle.png", "-"]
+    done = subprocess.run(command, input=png(1), capture_output=True, check=True)
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(line["file"], line["label"]) for line in lines] == [("circle.png", "circle"), ("-", "square")]
+
+
+def on_a_terminal(*arguments: str) -> tuple[int, list[str]]:
+    """The exit code, and the lines of a screen of 80 columns."""
     ours, theirs = os.openpty()
-    command = [sys.executable, "-m", "clients.predict", "circle.png", "text.png"]
-    code = subprocess.run(
-        command, stdout=theirs, stderr=subprocess.DEVNULL, env={**os.environ, "TERM": "xterm"}
-    ).returncode
+    command = [sys.executable, "-m", "clients.predict", *arguments]
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "80"}
+    code = subprocess.run(command, stdout=theirs, stderr=subprocess.DEVNULL, env=environment).returncode
     screen = re.sub(r"\x1b\[[0-9;]*m", "", os.read(ours, 10_000).decode())
     os.close(ours)
     os.close(theirs)
+    return code, [line.rstrip() for line in screen.splitlines()]
+
+
+def test_a_terminal_gets_a_table_with_bars(pictures: FakeService) -> None:
+    code, (first, second, error) = on_a_terminal("circle.png", "text.png", "--top-k=2")
     assert code == 1
-    assert [line.split() for line in screen.splitlines()] == [
-        ["image", "class"],
-        ["circle.png", "circle", "0.9000", "square", "0.0004", "class2", "0.0004"],
-        ["text.png", "error", "not", "an", "image"],
-    ]
+    assert re.fullmatch(r"circle\.png +circle +90\.0% +█{21}▌?", first)
+    assert re.fullmatch(r" +square +0\.0%", second)
+    assert error.split(maxsplit=1) == ["text.png", "not an image"]
+    assert max(map(len, (first, second, error))) <= 80
+
+
+def test_on_a_terminal_json_is_for_the_asking(pictures: FakeService) -> None:
+    code, lines = on_a_terminal("circle.png", "--json", "--top-k=1")
+    assert (code, json.loads("".join(lines))["label"]) == (0, "circle")
+
+
+def test_help_fits_a_screen_in_groups_with_defaults_and_environment(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.delenv("CIFAR_URL", raising=False)
+    for command in (main, evaluate.main):
+        with pytest.raises(SystemExit) as ended:
+            command(["--help"])
+        lines = capsys.readouterr().out.splitlines()
+        assert ended.value.code == 0
+        assert len(lines) <= 40
+        assert max(map(len, lines)) <= 80
+        text = " ".join(" ".join(lines).split())
+        assert "service:" in text
+        assert "CIFAR_URL (default: http://127.0.0.1:8000)" in text
+        assert "CIFAR_API_KEY" in text
+
+
+@pytest.mark.parametrize(
+    ("module", "line", "completion"),
+    [
+        ("clients.predict", "cifar-predict --to", "--top-k"),
+        ("clients.evaluate", "cifar-evaluate --ag", "--against"),
+        ("training", "cifar-train --prom", "--promote"),
+        ("training", "cifar-train net-b", "net-best"),
+    ],
+)
+def test_shells_complete_the_commands(module: str, line: str, completion: str, tmp_path: Path) -> None:
+    """As the lines that `register-python-argcomplete` gives a shell ask for it."""
+    asked = {
+        "_ARGCOMPLETE": "1",
+        "COMP_LINE": line,
+        "COMP_POINT": str(len(line)),
+        "_ARGCOMPLETE_STDOUT_FILENAME": "out",
+    }
+    command = [sys.executable, "-m", module]
+    subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT), **asked}, cwd=tmp_path, check=True)
+    assert (tmp_path / "out").read_text().strip() == completion
 
 
 def test_the_key_comes_from_the_environment(pictures: FakeService, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,7 +170,7 @@ def test_a_wrong_key_says_where_the_right_one_goes(pictures: FakeService, capsys
 
 
 def test_no_service_says_how_to_start_one(
-    pictures: FakeService, capsys: pytest.CaptureFixture[str], pauses: list[float]
+    pictures: FakeService, capsys: pytest.CaptureFixture[str], impatient: None
 ) -> None:
     assert main(["circle.png", "--url", "http://127.0.0.1:9"]) == 1
     out, err = capsys.readouterr()
@@ -113,13 +194,15 @@ def test_bad_use_ends_with_2(arguments: list[str], sentence: str, capsys: pytest
     with pytest.raises(SystemExit) as ended:
         main(arguments)
     assert ended.value.code == 2
-    assert sentence in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert err.startswith(f"cifar-predict: {sentence}")
+    assert err.count("\n") == 1
 
 
 def test_a_reader_that_has_seen_enough_causes_no_traceback(pictures: FakeService) -> None:
     command = f"{shlex.quote(sys.executable)} -m clients.predict {'circle.png ' * 3000} | head -n 1"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
-    assert done.stdout.startswith("circle.png\tcircle")
+    assert json.loads(done.stdout)["label"] == "circle"
     assert done.stderr == ""
 
 
