@@ -1,0 +1,59 @@
+"""What README.md and docs/*.md say is so: their commands are run, what they print compared, their links followed."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.documents import PAGES, ROOT, Reader, blocks_of
+
+ENGLISH, CHINESE = ROOT / "README.md", ROOT / "README.zh-CN.md"
+VENV = os.path.relpath(sys.prefix, ROOT)  # make takes no target with a space in it, which the path above may have
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
+    if subprocess.run(["make", "--question", "install", f"VENV={VENV}"], cwd=ROOT, check=False).returncode:
+        pytest.skip("make serve would install first: run the tests by make test")
+    assert shutil.which("curl"), "the documents' commands call curl"
+    reader = Reader(tmp_path_factory.mktemp("checkout"))
+    yield reader
+    reader.stop()
+
+
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if any(block.is_run for block in blocks_of(page))], ids=lambda page: page.name
+)
+def test_every_block_does_what_the_page_says(reader: Reader, page: Path) -> None:
+    reader.read(page)
+
+
+@pytest.mark.parametrize("page", [*PAGES, CHINESE], ids=lambda page: page.name)
+def test_a_page_names_only_what_there_is(page: Path) -> None:
+    text, project = page.read_text(), tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for extras in re.findall(r"'\.\[([a-z,]+)\]'", text):
+        assert set(extras.split(",")) <= set(project["optional-dependencies"])
+    for verb in re.findall(r"(?:`|^)make ([a-z]+)", text, re.MULTILINE):
+        assert re.search(rf"^{verb}:", (ROOT / "Makefile").read_text(), re.MULTILINE), verb
+    for link in re.findall(r"\]\((?!http|#)([^)#]+)", text):
+        assert (page.parent / link).exists(), link
+
+
+def test_the_chinese_readme_has_all_that_the_english_one_has() -> None:
+    assert list(blocks_of(CHINESE)) == list(blocks_of(ENGLISH))
+    assert skeleton(CHINESE) == skeleton(ENGLISH)
+
+
+def skeleton(page: Path) -> list[str]:
+    """Headings, rows of tables, targets of links, what stands in backticks, and numbers, in any order.
+
+    A paragraph that only one of the two languages has shows here. Links between the two do not count.
+    """
+    prose = re.sub(r"^```.*?^```\n", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    return sorted(re.findall(r"^#+ |^\||\]\((?!README)[^)]+\)|`[^`]+`|\d+(?:[.,]\d+)*", prose, re.MULTILINE))
