@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from server.settings import Settings
 
 _TEMPORARY_BYTES = 16 * 2**20
+_TEMPORARY_PATH = 70  # bytes, of the 107 that the address of a Unix socket may have
 _OPEN_FILES = 65_536
 
 
@@ -104,6 +105,8 @@ def _no_temporary_folder() -> str | None:
         folder = tempfile.gettempdir()
     except FileNotFoundError:
         return "there is no temporary folder that can be written to: name one in TMPDIR"
+    if len(os.fsencode(folder)) > _TEMPORARY_PATH:
+        return f"the path of the temporary folder {folder} is too long for sockets in it: name another in TMPDIR"
     # The metrics there are memory maps, which must not be out of room: the system would end us with SIGBUS.
     if shutil.disk_usage(folder).free < _TEMPORARY_BYTES:
         return f"the temporary folder {folder} has less than {_TEMPORARY_BYTES:,} bytes left: name another in TMPDIR"

@@ -1,6 +1,9 @@
 """What tests share: pictures drawn on the spot, real data where CIFAR_DATA (default: data/) has it."""
 
 import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch reads it: test files run side by side, on a core each
+
 from collections.abc import Callable
 from pathlib import Path
 

@@ -128,9 +128,8 @@ def fill(folder: Path) -> Path:
 
 
 def test_a_full_disk_and_read_only_folders_lose_no_request_and_no_reload(tmp_path: Path, picture: bytes) -> None:
-    temporary, models = tmp_path / "temporary", tmp_path / "models"
-    for folder in (temporary, models):
-        folder.mkdir()
+    temporary, models = Path("/mnt"), tmp_path / "models"  # the one is the service's own, in its namespace
+    models.mkdir()
     first = save_net(models / "cifar_net.pth", seed=1)
     mounts = """
         mount -t tmpfs -o size=20m none "$1"

@@ -189,7 +189,7 @@ HEADS = {
     "a tunnel": (post(b"", line=b"CONNECT example.org:443 HTTP/1.1"), *BAD),
     "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", *BAD),
     "TLS": (bytes.fromhex("16030100c8010000c40303") + bytes(190), *BAD),
-    "a WebSocket": (post(b"", b"Connection: Upgrade", b"Upgrade: websocket", line=b"GET / HTTP/1.1"), *NOT_FOUND),
+    "a WebSocket": (post(b"", b"Connection: Upgrade", b"Upgrade: websocket", line=b"GET /socket HTTP/1.1"), *NOT_FOUND),
 }
 
 

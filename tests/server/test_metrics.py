@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -165,3 +166,13 @@ def test_a_full_temporary_folder_keeps_the_service_from_starting(
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
     assert main([]) == 1
     assert "has less than 16,777,216 bytes left: name another in TMPDIR" in capsys.readouterr().err
+
+
+def test_a_temporary_folder_whose_path_is_too_long_for_sockets_keeps_the_service_from_starting(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    folder = tmp_path / ("long" * 20)
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    assert main([]) == 1
+    assert f"{folder} is too long for sockets in it: name another in TMPDIR" in capsys.readouterr().err

@@ -13,7 +13,21 @@ import pytest
 from tests.pictures import draw_shape
 from training.__main__ import main
 
-RUN = ["net-best", "--data", "shapes", "--epochs", "8", "--batch-size", "8", "--report-every", "5", "--cutout", "4"]
+RUN = [
+    "net-best",
+    "--precision",
+    "float32",
+    "--data",
+    "shapes",
+    "--epochs",
+    "8",
+    "--batch-size",
+    "8",
+    "--report-every",
+    "5",
+    "--cutout",
+    "4",
+]
 RUN += ["--no-report"]
 STOPS = {signal.SIGTERM: 143, signal.SIGKILL: -signal.SIGKILL}  # and the exit code of each; SIGINT is as SIGTERM
 
@@ -69,7 +83,7 @@ def test_another_run_a_damaged_one_and_none_are_refused(capsys: pytest.CaptureFi
     assert "is of a run whose seed was 0, not 1" in refusal(capsys, "--seed", "1")
     shutil.copytree("shapes", "fewer")
     (Path("fewer") / "circle" / "0.png").unlink()
-    assert "is of a run whose data was" in refusal(capsys, "--data", "fewer")
+    assert "is of a run whose data_fingerprint was" in refusal(capsys, "--data", "fewer")
     Path("damaged.resume").write_bytes(b"damaged")
     assert "damaged.resume cannot be read" in refusal(capsys, "--output", "damaged.pth")
     assert "there is no other.resume to go on from: train without" in refusal(capsys, "--output", "other.pth")
