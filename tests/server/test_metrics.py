@@ -143,7 +143,8 @@ fork = multiprocessing.get_context("fork")
 first, second = fork.Process(target=see, args=(3, False)), fork.Process(target=see, args=(4, True))
 first.start(); second.start()
 assert next(until_ended([first, second])) is first
-while b'status="200"} 7.0' not in render("net", None):
+last = b"cifar_requests_in_flight 4.0", b'count{route="/test"} 7.0', b'status="200"} 7.0'
+while not all(line in render("net", None) for line in last):  # they are written to one file after the other
     time.sleep(0.01)
 print(render("net", None).decode())
 second.kill()
