@@ -21,6 +21,7 @@ from scipy.stats import mannwhitneyu
 
 from models.card import CONFIDENCE_BOUNDS, PRETRAINED, TUTORIAL_NET, ModelCard
 from models.checkpoint import load
+from models.classifier import Classifier
 from models.pixels import Pixels, decode
 
 SIZE = 32
@@ -82,14 +83,15 @@ def draw_others(test: Pixels) -> dict[str, Pixels]:
 
 def compare(path: Path, test: Pixels, labels: Sequence[str], others: dict[str, Pixels], photos: int) -> None:
     """Print the table of one checkpoint."""
-    card, known = load(path).card, logits_of(path, test)
+    classifier = load(path)
+    card, known = classifier.card, logits_of(classifier, test)
     true = torch.tensor([card.classes.index(label) for label in labels])
     right = known.argmax(dim=1) == true
     below = "no threshold" if card.uncertain_below is None else f"uncertain below {card.uncertain_below:.2%} confidence"
     print(f"{path.stem} ({card.version}): {float(right.double().mean()):.2%} of {len(test):,} test images, {below}")
     print(f"{'AUROC':38}{''.join(f'{name:>16}' for name in SCORES)}  marked  drift of confidence, of classes")
     print_row("test, wrong against right", known[~right], known[right], card)
-    rows = {name: logits_of(path, pixels) for name, pixels in others.items()}
+    rows = {name: logits_of(classifier, pixels) for name, pixels in others.items()}
     rows |= {"test, half of the classes": known[true % 2 == 0], "test, every tenth": known[::10], "test": known}
     for name, logits in rows.items():
         drift = f"{confidence_distance(logits, known):21.3f}{class_distance(logits, known):12.3f}"
@@ -133,9 +135,8 @@ def class_distance(seen: torch.Tensor, expected: torch.Tensor) -> float:
     return float((shares[0] - shares[1]).clamp(min=0).sum())
 
 
-def logits_of(path: Path, pixels: Pixels) -> torch.Tensor:
+def logits_of(classifier: Classifier, pixels: Pixels) -> torch.Tensor:
     """float32 [N, C], over the card's temperature."""
-    classifier = load(path)
     with torch.inference_mode():
         parts = [classifier.logits(part) for part in torch.split(torch.tensor(pixels), 500)]
     return torch.cat(parts) / classifier.card.temperature
