@@ -2,9 +2,7 @@
 
 import asyncio
 import io
-from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import TypeVar
 
 from fastapi import APIRouter
 from PIL import Image
@@ -13,11 +11,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 
-from models.pixels import Pixels
-from server.errors import BadRequest, DeadlineExceeded, RequestTimeout
+from server.errors import BadRequest
 from server.explain import Explanation, explain
 from server.requests import read_body
-from server.routing import json_response, problems
+from server.routing import json_response, problems, within
 from server.schemas import EXPLAIN_OPENAPI, PREVIEW_OPENAPI, Card, Explained
 from server.service import Service
 from server.settings import Settings
@@ -35,14 +32,13 @@ _HEADERS = {
 _SHOWN_BY_BROWSERS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".svg", ".webp")
 _MOST_SAMPLES = 20
 
-Answer = TypeVar("Answer")
-
 
 def add_page_routes(router: APIRouter, service: Service, settings: Settings) -> None:
     _add_page(router)
     _add_samples(router, settings.samples or _HERE / "samples")
     _add_card(router, service, settings)
-    _add_pictures(router, service, settings)
+    _add_preview(router, service, settings)
+    _add_explanation(router, service, settings)
 
 
 def _add_page(router: APIRouter) -> None:
@@ -93,19 +89,11 @@ def _add_card(router: APIRouter, service: Service, settings: Settings) -> None:
         return json_response({"model": model, "card": served.model_dump(mode="json")})
 
 
-def _add_pictures(router: APIRouter, service: Service, settings: Settings) -> None:
-    one_at_a_time = asyncio.Lock()  # each is as much work as hundreds of predictions, which shall not wait for many
-
-    async def answer_to_picture(request: Request, answer: Callable[[Pixels], Awaitable[Answer]]) -> Answer:
-        """What comes of the picture in the body. Raises RequestTimeout or DeadlineExceeded."""
-        service.check_room()  # before the body is read
-        body = None
-        try:
-            async with asyncio.timeout(settings.deadline_s):
-                body = await read_body(request)
-                return await answer(await service.decode(body))
-        except TimeoutError:
-            raise (RequestTimeout if body is None else DeadlineExceeded)(settings.deadline_s) from None
+def _add_preview(router: APIRouter, service: Service, settings: Settings) -> None:
+    async def as_png(body: bytes) -> bytes:
+        file = io.BytesIO()
+        Image.fromarray(await service.decode(body)).save(file, "PNG")
+        return file.getvalue()
 
     @router.post(
         "/preview",
@@ -115,8 +103,13 @@ def _add_pictures(router: APIRouter, service: Service, settings: Settings) -> No
         summary="A picture as the model sees it",
     )
     async def preview(request: Request) -> Response:
-        png = await answer_to_picture(request, _as_png)
+        service.check_room()  # before the body is read
+        png = await within(settings.deadline_s, read_body(request), as_png)
         return Response(png, media_type="image/png", headers=_HEADERS)
+
+
+def _add_explanation(router: APIRouter, service: Service, settings: Settings) -> None:
+    one_at_a_time = asyncio.Lock()  # each is as much work as hundreds of predictions, which shall not wait for many
 
     @router.post(
         "/explain",
@@ -128,11 +121,13 @@ def _add_pictures(router: APIRouter, service: Service, settings: Settings) -> No
     async def explain_picture(request: Request) -> Response:
         class_id = _read_class_id(request, len(service.card.classes))
 
-        async def answer(pixels: Pixels) -> Explanation:
+        async def explain_body(body: bytes) -> Explanation:
+            pixels = await service.decode(body)
             async with one_at_a_time:
                 return await explain(service, pixels, class_id, settings.max_batch_size)
 
-        explanation = await answer_to_picture(request, answer)
+        service.check_room()  # before the body is read
+        explanation = await within(settings.deadline_s, read_body(request), explain_body)
         card = explanation.card
         return json_response(
             {
@@ -143,12 +138,6 @@ def _add_pictures(router: APIRouter, service: Service, settings: Settings) -> No
                 "model": {"name": settings.model_name, "version": card.version},
             }
         )
-
-
-async def _as_png(pixels: Pixels) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
 
 
 def _read_class_id(request: Request, classes: int) -> int | None:

@@ -25,6 +25,8 @@ class Asked(Protocol):
 
 
 Read = TypeVar("Read", bound=Asked)
+Body = TypeVar("Body")
+Answer = TypeVar("Answer")
 
 _PROBLEMS = {
     400: "malformed request",
@@ -94,17 +96,28 @@ async def in_time(
     reading: Coroutine[Any, Any, Read],
     classify: Callable[[Read], Awaitable[Classified]],
 ) -> tuple[Read, Classified]:
-    """What was asked and what comes of it. Raises RequestTimeout or DeadlineExceeded."""
-    asked = None
-    try:
-        async with asyncio.timeout(deadline_s):
-            asked = await reading
-            request.scope["state"]["images"] = len(asked.images)
-            classified = await classify(asked)
-    except TimeoutError:
-        raise (RequestTimeout if asked is None else DeadlineExceeded)(deadline_s) from None
+    """What was asked and what comes of it, noted for the log. Raises RequestTimeout or DeadlineExceeded."""
+
+    async def note_and_classify(asked: Read) -> tuple[Read, Classified]:
+        request.scope["state"]["images"] = len(asked.images)
+        return asked, await classify(asked)
+
+    asked, classified = await within(deadline_s, reading, note_and_classify)
     request.scope["state"]["batch_size"] = classified.batch_size
     return asked, classified
+
+
+async def within(
+    deadline_s: float, reading: Coroutine[Any, Any, Body], answer: Callable[[Body], Awaitable[Answer]]
+) -> Answer:
+    """The answer to what is read. Raises RequestTimeout where it was not read in time, else DeadlineExceeded."""
+    body = None
+    try:
+        async with asyncio.timeout(deadline_s):
+            body = await reading
+            return await answer(body)
+    except TimeoutError:
+        raise (RequestTimeout if body is None else DeadlineExceeded)(deadline_s) from None
 
 
 def json_response(content: Any) -> Response:
