@@ -1,5 +1,6 @@
 # The service, alone: docker build -t cifar-service . && docker run -p 8000:8000 cifar-service
 # Your own checkpoint: docker run -p 8000:8000 -v "$PWD:/models" cifar-service, with cifar_net.pth in $PWD.
+# Retrain jobs: docker build --target training -t cifar-training .
 # TORCH=cpu leaves out CUDA's several GB; TORCH=locked takes torch as requirements.lock has it, hash and all.
 ARG PYTHON=3.12
 
@@ -11,25 +12,51 @@ ARG SSL_CERT_FILE
 ENV VIRTUAL_ENV=/opt/venv UV_LINK_MODE=copy UV_COMPILE_BYTECODE=1
 WORKDIR /build
 COPY requirements.lock pyproject.toml ./
+# Of what torch brings, nothing here uses Triton (torch.compile would, with a C compiler, which is not here either), nor
+# what CUDA programs are built with (headers, static libraries, bitcode, protoc), nor the solver for several GPUs.
 RUN --mount=type=cache,target=/root/.cache \
-    python3 -m venv /tmp/uv && /tmp/uv/bin/pip install --quiet "$(sed -nE 's/^(uv==[^ ]+).*/\1/p' requirements.lock)" && \
+    python3 -m venv /opt/uv && /opt/uv/bin/pip install --quiet "$(sed -nE 's/^(uv==[^ ]+).*/\1/p' requirements.lock)" && \
     python3 -m venv --without-pip /opt/venv && \
+    echo "triton; sys_platform == 'none'" > overrides.txt && \
     if [ "$TORCH" != locked ]; then \
-        /tmp/uv/bin/uv pip install --torch-backend "$TORCH" $(sed -nE 's/^(torch(vision)?==[^ ]+).*/\1/p' requirements.lock); \
+        /opt/uv/bin/uv pip install --overrides overrides.txt --torch-backend "$TORCH" $(sed -nE 's/^(torch(vision)?==[^ ]+).*/\1/p' requirements.lock); \
     fi && \
-    /tmp/uv/bin/uv pip install --requirements pyproject.toml --extra server --constraints requirements.lock
+    /opt/uv/bin/uv pip install --extra server --requirements pyproject.toml --constraints requirements.lock --overrides overrides.txt && \
+    find /opt/venv \( -path '*/torch/include' -o -path '*/torch/bin/protoc*' -o -path '*/nvidia/*/include' \
+        -o -path '*/nvidia/*.a' -o -path '*/nvidia/*.bc' -o -path '*/nvidia/*/libcusolverMg.so*' \) -prune -exec rm -r {} +
 COPY README.md LICENSE ./
 COPY clients clients
 COPY models models
 COPY server server
 COPY training training
-RUN --mount=type=cache,target=/root/.cache /tmp/uv/bin/uv pip install --no-deps .
+RUN --mount=type=cache,target=/root/.cache /opt/uv/bin/uv build --wheel --out-dir dist
 
-FROM python:${PYTHON}-slim
-RUN useradd --uid 10001 --create-home cifar && mkdir /models
+FROM python:${PYTHON}-slim AS installed
+RUN useradd --uid 10001 --create-home cifar && install -d -o cifar /models
 COPY --from=build /opt/venv /opt/venv
-ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 CIFAR_HOST=0.0.0.0 CIFAR_PORT=8000
+# A layer of its own: what changes often is small.
+RUN --mount=type=bind,from=build,source=/opt/uv,target=/opt/uv --mount=type=bind,from=build,source=/build/dist,target=/dist \
+    /opt/uv/bin/uv pip install --python /opt/venv --no-cache --no-deps --compile-bytecode /dist/*.whl
+ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1
 USER cifar
+
+# What cifar-train needs besides; the layers above are stored once for both.
+FROM installed AS training
+ARG PIP_CERT
+ARG SSL_CERT_FILE
+USER root
+RUN --mount=type=cache,target=/root/.cache --mount=type=bind,from=build,source=/opt/uv,target=/opt/uv \
+    --mount=type=bind,from=build,source=/build,target=/build \
+    install -d -o cifar /runs /cache && \
+    /opt/uv/bin/uv pip install --python /opt/venv --link-mode copy --compile-bytecode --extra training \
+        --requirements /build/pyproject.toml --constraints /build/requirements.lock --overrides /build/overrides.txt
+ENV XDG_CACHE_HOME=/cache MPLCONFIGDIR=/tmp
+USER cifar
+WORKDIR /runs
+ENTRYPOINT ["cifar-train"]
+
+FROM installed
+ENV CIFAR_HOST=0.0.0.0 CIFAR_PORT=8000
 WORKDIR /models
 EXPOSE 8000
 HEALTHCHECK --start-period=60s --interval=10s --timeout=5s CMD \

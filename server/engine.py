@@ -121,8 +121,8 @@ class WorkerEngine:
                 (length,) = FRAME_LENGTH.unpack(await reader.readexactly(FRAME_LENGTH.size))
                 message = await reader.readexactly(length)
                 if message[0] == Kind.CARD:
-                    self._card = worker.model_card = ModelCard.model_validate_json(message[1:])
-                    SEEN.model(self._card)
+                    self._card = worker.model_card = ModelCard.model_validate_json(message[2:])
+                    SEEN.model(self._card, refused=bool(message[1]))
                     if worker not in self._workers:
                         self._workers.append(worker)
                         self._any_worker.set()

@@ -41,6 +41,7 @@ class LiveModel:
         self._threads = threads
         self._last_good = last_good
         self._device = _usable(device)
+        self.refused = False  # whether the checkpoint on disk is one that cannot be served
         self._reloading = threading.Lock()
         self._files = self._stat_files()
         try:
@@ -48,6 +49,7 @@ class LiveModel:
         except CheckpointError as error:
             if not last_good.exists():
                 raise
+            self.refused = True
             log.error("starting anew with the checkpoint served before: %s", error)
             self._serving = self._load(last_good)
         self._keep()
@@ -78,8 +80,10 @@ class LiveModel:
                 if candidate.card.input_size != self.card.input_size:
                     raise CheckpointError("it takes another input size: restart to serve it")
             except CheckpointError as error:
+                self.refused = True
                 log.error("still serving %s: %s", self.card.version, error)
                 raise
+            self.refused = False
             if candidate.card != self.card:
                 log.info("now serving %s in place of %s", candidate.card.version, self.card.version)
                 self._serving = candidate

@@ -93,6 +93,12 @@ IN_FLIGHT = Gauge(
 QUEUED = Gauge(
     "cifar_queued_images", "Images that wait for a free worker.", registry=DESCRIBED, multiprocess_mode="livesum"
 )
+REFUSED = Gauge(
+    "cifar_checkpoint_refused",
+    "1 while the checkpoint on disk cannot be served, and the one before it serves on.",
+    registry=DESCRIBED,
+    multiprocess_mode="livesum",
+)
 
 
 class ServedModel(Collector):
@@ -161,10 +167,12 @@ class Seen:
         self._waits += waits_s
         self._batches[card.classes, card.uncertain_below].append(probabilities)
 
-    def model(self, card: ModelCard) -> None:
-        """A worker says that it serves this."""
-        if self.card and self.card.version != card.version and self.counts_reloads:
-            RELOADS.inc()
+    def model(self, card: ModelCard, refused: bool = False) -> None:
+        """A worker says that it serves this, and whether it has refused what is on disk."""
+        if self.counts_reloads:
+            REFUSED.set(refused)
+            if self.card and self.card.version != card.version:
+                RELOADS.inc()
         self.card = card
 
     def write(self) -> None:

@@ -1,7 +1,8 @@
 """The messages between an HTTP process and a worker, over a Unix socket; multiprocessing.connection frames them.
 
 HTTP process → worker: a batch, or nothing at all, which asks it to look at its checkpoint now. Worker → HTTP process:
-its model card, first and whenever it changes; and for every message, in the order sent, its answer or why not.
+its model card and whether it has refused what is on disk, first and whenever that changes; and for every message, in
+the order sent, its answer or why not.
 """
 
 import struct
@@ -22,7 +23,7 @@ _BATCH_SHAPE = struct.Struct("!IHH")  # N, H, W
 class Kind(IntEnum):
     """The first byte of a worker's message."""
 
-    CARD = 1
+    CARD = 1  # then a byte: 1 where what is on disk was refused
     PREDICTIONS = 2
     RELOADED = 3
     FAILURE = 4

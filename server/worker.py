@@ -109,11 +109,11 @@ def _answer(connection: Connection, model: "LiveModel", one_batch_at_a_time: thr
     from models.checkpoint import CheckpointError
 
     try:
-        card_sent = _send_card(connection, model.card)
+        sent = _send_card(connection, model.card, model.refused)
         while True:
             while not connection.poll(_NEWS_EVERY_S):
-                if model.card != card_sent:
-                    card_sent = _send_card(connection, model.card)
+                if (model.card, model.refused) != sent:
+                    sent = _send_card(connection, model.card, model.refused)
             message = connection.recv_bytes()
             try:
                 if message == RELOAD:
@@ -124,17 +124,17 @@ def _answer(connection: Connection, model: "LiveModel", one_batch_at_a_time: thr
                         probabilities, card = model.predict(unpack_batch(message))
                     answer = pack_predictions(probabilities)
             except CheckpointError as error:
-                answer, card = bytes([Kind.FAILURE]) + str(error).encode(), card_sent
+                answer, card = bytes([Kind.FAILURE]) + str(error).encode(), model.card
             except RuntimeError as error:
                 log.exception("a batch failed")
-                answer, card = bytes([Kind.FAILURE]) + f"the network failed: {error}".encode(), card_sent
-            if card != card_sent:
-                card_sent = _send_card(connection, card)
+                answer, card = bytes([Kind.FAILURE]) + f"the network failed: {error}".encode(), model.card
+            if (card, model.refused) != sent:
+                sent = _send_card(connection, card, model.refused)
             connection.send_bytes(answer)
     except (EOFError, ConnectionError):
         connection.close()
 
 
-def _send_card(connection: Connection, card: ModelCard) -> ModelCard:
-    connection.send_bytes(bytes([Kind.CARD]) + card.model_dump_json().encode())
-    return card
+def _send_card(connection: Connection, card: ModelCard, refused: bool) -> tuple[ModelCard, bool]:
+    connection.send_bytes(bytes([Kind.CARD, refused]) + card.model_dump_json().encode())
+    return card, refused

@@ -101,7 +101,7 @@ def test_two_http_processes_are_one_sum(start: StartService, checkpoint: Path, p
     assert metrics(service)["cifar_requests_total,/predict,499"] == 6, "they went away"
 
 
-def test_counters_outlive_a_killed_worker_and_count_it_and_a_reload(
+def test_metrics_outlive_a_killed_worker_and_tell_of_it_and_of_checkpoints_taken_over_and_refused(
     start: StartService, tmp_path: Path, picture: bytes
 ) -> None:
     path = tmp_path / "net.pth"
@@ -124,6 +124,10 @@ def test_counters_outlive_a_killed_worker_and_count_it_and_a_reload(
     assert [name for name in seen if name.startswith("cifar_model_info")] == [
         f"cifar_model_info,{second.version},net,net"
     ]
+    path.write_bytes(b"no checkpoint")
+    wait_for_metric(service, "cifar_checkpoint_refused", 1)
+    save_net(path, seed=3)
+    wait_for_metric(service, "cifar_checkpoint_refused", 0)
 
 
 def test_a_full_disk_under_the_log_harms_nobody(tmp_path: Path, checkpoint: Path, picture: bytes) -> None:
