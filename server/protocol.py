@@ -20,6 +20,8 @@ from server.metrics import SEEN
 
 _MAX_HEAD_BYTES = 64 * 1024  # besides what came with the first of it
 _MAX_PIPELINED = 100
+_LAST_REQUEST_S = 1.0  # for which a kept connection stays open when the service stops
+_CLOSE = (b"connection", b"close")
 
 
 class OneWriteProtocol(HttpToolsProtocol):
@@ -42,6 +44,19 @@ class OneWriteProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._looking.cancel()
         super().connection_lost(exc)
+
+    def shutdown(self) -> None:
+        """The service stops: a request that is under way, or on its way to us, is answered, the connection's last.
+
+        uvicorn closes a kept connection at once, perhaps under the next request of a client that is not to blame.
+        """
+        if _CLOSE not in self.server_state.default_headers:  # of every answer from now on
+            self.server_state.default_headers = [*self.server_state.default_headers, _CLOSE]
+        if self.cycle is None or self.cycle.response_complete:
+            self._unset_keepalive_if_required()
+            self.timeout_keep_alive_task = self.loop.call_later(_LAST_REQUEST_S, self.timeout_keep_alive_handler)
+        else:
+            super().shutdown()
 
     def _look(self) -> None:
         """A timer for each connection, not each request: whether the client has got any further since the last look."""

@@ -3,6 +3,7 @@
 `--max-batch-size 128` and `CIFAR_MAX_BATCH_SIZE=128` say the same; the flag wins.
 """
 
+import math
 import os
 import shutil
 from pathlib import Path
@@ -99,5 +100,10 @@ def nvidia_gpus() -> int:
 
 
 def cores() -> int:
-    """The cores that this process may run on, which a container's CPU set makes fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """The cores that this process may keep busy: the machine's, or fewer by a container's CPU set or quota."""
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = map(int, Path("/sys/fs/cgroup/cpu.max").read_text().split())
+    except (OSError, ValueError):  # not in a container of Linux, or "max"
+        return there
+    return min(there, math.ceil(quota / period))

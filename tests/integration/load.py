@@ -39,11 +39,6 @@ class Load:
     def answered(self) -> int:
         return self.statuses[200]
 
-    @property
-    def cut_off(self) -> list[Exception]:
-        """The errors in the middle of an answer: a connection may be refused, or closed between two requests."""
-        return [error for error in self.errors if isinstance(error, asyncio.IncompleteReadError) and error.partial]
-
     @contextlib.contextmanager
     def running(self) -> Iterator["Load"]:
         allow_open_files(self._connections + 200)
@@ -74,12 +69,14 @@ class Load:
                 if self._stopping.is_set():
                     return
                 try:
-                    await self._ask(number, reader, writer)
+                    if not await self._ask(number, reader, writer):
+                        return
                 except (OSError, EOFError) as error:
                     self.errors.append(error)
                     return
 
-    async def _ask(self, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _ask(self, number: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        """Whether the connection is kept."""
         writer.write(self._request)
         head = (await reader.readuntil(b"\r\n\r\n")).lower()
         body = await reader.readexactly(int(head.partition(b"content-length:")[2].partition(b"\r\n")[0]))
@@ -90,6 +87,7 @@ class Load:
             self.versions[json.loads(body)["model"]["version"]] += 1
         if status == 429 and b"\r\nretry-after: 1\r\n" not in head:
             self.errors.append(ValueError(f"it does not say when to come back: {head!r}"))
+        return b"\r\nconnection: close" not in head
 
 
 def allow_open_files(count: int) -> None:

@@ -1,0 +1,136 @@
+"""A rolling update loses no request, and a pod that is killed none that is tried again: played in cluster.py."""
+
+import asyncio
+import collections
+import contextlib
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from clients import AsyncClient, CifarError
+from tests.deploy.cluster import Cluster
+from tests.integration.running import save_net, wait_until
+from tests.pictures import draw_shape, encode
+
+pytestmark = pytest.mark.timeout(300)  # six services start, four of them at a time
+PICTURE = encode(draw_shape("circle", 1, (32, 32)), "JPEG")
+
+
+class Transport(httpx.AsyncHTTPTransport):
+    """Counts in `failed` the attempts that came to nothing."""
+
+    def __init__(self, service: Path, failed: list[httpx.Request]) -> None:
+        super().__init__(uds=str(service))
+        self._failed = failed
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        try:
+            return await super().handle_async_request(request)
+        except httpx.TransportError:
+            self._failed.append(request)
+            raise
+
+
+class Callers:
+    """Eight clients, each of which asks over and over from a thread: half of them on a connection that is kept, half
+    on a new one each time. Counts the answers by version, and the attempts that `failed`; `lost` is what got none."""
+
+    def __init__(self, service: Path, retries: int) -> None:
+        self.versions: collections.Counter[str] = collections.Counter()
+        self.lost: list[CifarError] = []
+        self.failed: list[httpx.Request] = []
+        self._service, self._retries = service, retries
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._call_all()))
+
+    @property
+    def answered(self) -> int:
+        return self.versions.total()
+
+    @contextlib.contextmanager
+    def calling(self) -> Iterator["Callers"]:
+        self._thread.start()
+        try:
+            self.wait_for_more(50)
+            yield self
+        finally:
+            self._stopping.set()
+            self._thread.join(timeout=60)
+
+    def wait_for_more(self, answers: int) -> None:
+        goal = self.answered + answers
+        wait_until(lambda: self.answered >= goal, timeout_s=60)
+
+    async def _call_all(self) -> None:
+        await asyncio.gather(*(self._call(kept=number % 2 == 0) for number in range(8)))
+
+    async def _call(self, kept: bool) -> None:
+        transport = Transport(self._service, self.failed)
+        async with AsyncClient("http://service", retries=self._retries, transport=transport) as client:
+            client.http.headers["Connection"] = "keep-alive" if kept else "close"
+            while not self._stopping.is_set():
+                try:
+                    self.versions[(await client.predict(PICTURE)).version] += 1
+                except CifarError as error:
+                    self.lost.append(error)
+                await asyncio.sleep(0.04)  # modest: some 150 requests a second in all
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """By their versions, the old one and the new one."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    return {save_net(folder / f"{seed}.pth", seed=seed).version: folder / f"{seed}.pth" for seed in (1, 2)}
+
+
+@pytest.fixture(scope="module")
+def cluster(checkpoints: dict[str, Path]) -> Iterator[Cluster]:
+    """With three pods of the old checkpoint."""
+    if not shutil.which("haproxy"):
+        pytest.skip("there is no haproxy here: apt-get install haproxy")
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Cluster(Path(folder)).running() as cluster,
+    ):  # a short path, for sockets
+        old, _ = checkpoints.values()
+        for place in "abc":
+            cluster.start_pod(place, old)
+        for place in "abc":
+            cluster.wait_until_ready(place)
+        yield cluster
+
+
+def test_a_rolling_update_loses_no_request(cluster: Cluster, checkpoints: dict[str, Path]) -> None:
+    old, new = checkpoints
+    free = "d"
+    with Callers(cluster.service, retries=0).calling() as callers:
+        for place in "abc":
+            cluster.start_pod(free, checkpoints[new])  # maxSurge: 1
+            cluster.wait_until_ready(free)
+            cluster.take_out(place)
+            callers.wait_for_more(50)  # preStop
+            assert cluster.stop_pod(place) == 0
+            free = place
+        assert callers.versions[old] > 0
+        assert callers.versions[new] > 0
+        callers.wait_for_more(50)
+        callers.versions.clear()
+        callers.wait_for_more(50)
+        assert set(callers.versions) == {new}
+    assert not callers.lost
+
+
+def test_a_pod_that_is_killed_loses_no_request_that_is_tried_again(cluster: Cluster) -> None:
+    with (
+        Callers(cluster.service, retries=2).calling() as patient,
+        Callers(cluster.service, retries=0).calling() as hasty,
+    ):
+        cluster.kill_pod("b", is_felt=lambda: bool(patient.failed and hasty.failed))
+        patient.wait_for_more(100)
+    assert not patient.lost
+    print(f"of {hasty.answered + len(hasty.lost)} requests without retries {len(hasty.lost)} were lost")
