@@ -8,6 +8,7 @@ NAMES = (
     "recipes",
     "reading",
     "evaluation",
+    "scoring",
     "serving",
     "clients",
     "stages",

@@ -1,4 +1,7 @@
-"""Reads and writes a checkpoint: `cifar_net.pth`, a plain state_dict, and beside it its card, `cifar_net.json`."""
+"""Reads and writes a checkpoint: `cifar_net.pth`, a plain state_dict, and beside it its card, `cifar_net.json`.
+
+torch is imported where tensors are made, since not every process that reads the files makes any.
+"""
 
 import hashlib
 import io
@@ -7,13 +10,16 @@ import os
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
 from pydantic import ValidationError
 
-from models.architectures import build
 from models.card import ModelCard
-from models.classifier import Classifier
+
+if TYPE_CHECKING:
+    import torch
+
+    from models.classifier import Classifier
 
 _OTHER_HALF_S = 1.0  # a writer renames the two files one after the other: how long a reader waits for the second
 
@@ -28,8 +34,10 @@ def card_path(path: Path) -> Path:
     return path.with_suffix(".json")
 
 
-def save(path: Path, net: torch.nn.Module, card: ModelCard) -> ModelCard:
+def save(path: Path, net: "torch.nn.Module", card: ModelCard) -> ModelCard:
     """Write weights and card, each whole or not at all; returns the card with the weights' SHA-256. Raises OSError."""
+    import torch
+
     buffer = io.BytesIO()
     torch.save({name: tensor.cpu() for name, tensor in net.state_dict().items()}, buffer)
     weights = buffer.getvalue()
@@ -39,9 +47,16 @@ def save(path: Path, net: torch.nn.Module, card: ModelCard) -> ModelCard:
     return card
 
 
-def load(path: Path) -> Classifier:
+def load(path: Path) -> "Classifier":
     """The classifier in `path`: on the CPU, in evaluation mode, its card complete. Raises CheckpointError."""
-    weights, card = _read_halves(path)
+    return make(path, *read(path))
+
+
+def make(path: Path, weights: bytes, card: ModelCard) -> "Classifier":
+    """The same of what `read` gave, wherever that was. Raises CheckpointError."""
+    from models.architectures import build
+    from models.classifier import Classifier
+
     state = _read_state(path, weights)
     try:
         net = build(card.architecture, num_classes=len(card.classes), **card.arguments)
@@ -55,8 +70,8 @@ def load(path: Path) -> Classifier:
     return Classifier(net, card).eval()
 
 
-def _read_halves(path: Path) -> tuple[bytes, ModelCard]:
-    """The weights' bytes and their card; a card of other weights is left out, saying so."""
+def read(path: Path) -> tuple[bytes, ModelCard]:
+    """The weights' bytes and their card; a card of other weights is left out, saying so. Raises CheckpointError."""
     patience_until = time.monotonic() + _OTHER_HALF_S
     while True:
         weights = _read_weights(path)
@@ -94,7 +109,9 @@ def _read_card(path: Path) -> ModelCard:
         ) from None
 
 
-def _read_state(path: Path, weights: bytes) -> dict[str, torch.Tensor]:
+def _read_state(path: Path, weights: bytes) -> dict[str, "torch.Tensor"]:
+    import torch
+
     try:
         state = torch.load(io.BytesIO(weights), map_location="cpu", weights_only=True)
     except Exception:  # torch answers damage with EOFError, KeyError, RuntimeError, UnpicklingError, ...

@@ -15,6 +15,7 @@ Pixels = npt.NDArray[np.uint8]
 
 # Named, so that a file never reaches a Pillow plugin that starts another program (EPS starts Ghostscript).
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
+SUFFIXES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"))  # of their files
 MAX_PIXELS = 64_000_000
 _MAX_JPEG_SCANS = 500  # a progressive JPEG has some 10; each goes over the whole picture, and can be 10 bytes
 Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit warns, and is another: ours is judged by the same header

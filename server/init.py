@@ -1,5 +1,6 @@
-"""The first process of a container: it hands signals on, and reaps what others leave behind."""
+"""What a process owes its family: the first one of a container to orphans, a child to the parent that it works for."""
 
+import multiprocessing
 import os
 import signal
 
@@ -23,3 +24,10 @@ def run_as_child_of_init() -> None:
         if ended == service:
             code = os.waitstatus_to_exitcode(status)
             os._exit(code if code >= 0 else 128 - code)  # as a shell does; what is left ends with process 1
+
+
+def end_with_parent() -> None:
+    """For a thread of a child that multiprocessing started: whatever ended the parent, the child ends too."""
+    if parent := multiprocessing.parent_process():
+        parent.join()
+        os._exit(1)

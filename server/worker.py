@@ -6,7 +6,6 @@ process and the HTTP processes read this module too, and start faster and stay s
 
 import gc
 import logging
-import multiprocessing
 import os
 import signal
 import sys
@@ -20,6 +19,7 @@ from litserve.loops.base import LitLoop
 
 from models.card import ModelCard
 from server import logs
+from server.init import end_with_parent
 from server.settings import Settings
 from server.wire import RELOAD, Kind, pack_predictions, unpack_batch
 
@@ -50,7 +50,7 @@ class ClassifierAPI(litserve.LitAPI):
         # Ctrl-C and `kill` of the group reach the main process alone: it ends us when the HTTP processes are done.
         os.setpgid(0, 0)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        threading.Thread(target=_end_with_parent, daemon=True).start()
+        threading.Thread(target=end_with_parent, daemon=True).start()
         from models.checkpoint import CheckpointError
         from server.live_model import LiveModel
 
@@ -61,13 +61,6 @@ class ClassifierAPI(litserve.LitAPI):
         if self.settings.reload:
             threading.Thread(target=self.model.follow_checkpoint, daemon=True).start()
         gc.freeze()  # a full collection over torch's object graph takes about 100 ms
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent:
-        parent.join()
-        os._exit(1)
 
 
 class SocketLoop(LitLoop):

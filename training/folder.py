@@ -13,12 +13,12 @@ from typing import NamedTuple
 
 import torch
 
+from models.pixels import SUFFIXES
 from training.cache import Records, cached
 from training.errors import DataError
 from training.progress import progress_bar
 from training.reading import read_on_all_cores
 
-SUFFIXES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"))
 HELD_OUT = 0.2  # of a class's images, where the folder has no test part
 
 

@@ -1,0 +1,116 @@
+"""What has been scored so far: a Parquet file for each chunk, in a folder beside the output until they become it.
+
+Each is there whole or not at all, so that a run which ended at any moment goes on with the parts that it left.
+"""
+
+import fcntl
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from models.checkpoint import write_atomically
+from server.score.images import Chunk, Metadata, Part, ScoreError, fingerprint, list_chunks
+
+_ROW_GROUP = 16  # parts that are in memory together when they become the output
+
+
+class Parts:
+    """The parts of one output: all of one model, and of the images as they are.
+
+    Where there is something else, it is replaced with `overwrite`, and otherwise refused.
+    """
+
+    def __init__(self, output: Path, root: str, metadata: Metadata, overwrite: bool) -> None:
+        self._output, self._root, self._metadata, self._overwrite = output, root, metadata, overwrite
+        self._folder = output.with_name(f"{output.name}.parts")
+        self._count = 0
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Inside it nobody else makes this output. Raises OSError, or ScoreError where somebody does."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(self._folder, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+        except BlockingIOError:
+            raise ScoreError(f"another cifar-score is making {self._output}: name another --output") from None
+        finally:
+            os.close(descriptor)
+            with suppress(OSError):  # with parts in it, it stays
+                self._folder.rmdir()
+
+    def output_is_complete(self) -> bool:
+        """Whether there is no more to do. Raises ScoreError."""
+        fingerprints = (fingerprint(self._root, chunk["names"]) for chunk in list_chunks(self._root))
+        if not self._output.exists() or not self._holds(self._output, _digest(fingerprints)):
+            return False
+        self._remove()  # what a run was killed before it could remove
+        return True
+
+    def missing(self, advance: Callable[[int], None]) -> Iterator[Chunk]:
+        """The chunks that have no part yet; of the others `advance` gets the number of images. Raises ScoreError."""
+        for chunk in list_chunks(self._root):
+            self._count += 1
+            path = self._path(chunk["number"])
+            if path.exists() and self._holds(path, fingerprint(self._root, chunk["names"])):
+                advance(chunk["names"].count(b"\0") + 1)
+            else:
+                yield chunk
+
+    def add(self, part: Part) -> None:
+        """Raises OSError."""
+        write_atomically(self._path(part["number"]), part["content"])
+
+    def merge(self) -> "Counter[str | None]":
+        """Make the output of all parts, in order. How many images have each label, or none. Raises OSError."""
+        if (further := self._path(self._count)).exists():  # of a folder that had more images
+            self._holds(further, b"")
+        paths, labels = [self._path(number) for number in range(self._count)], Counter[str | None]()
+        files = _digest(pq.read_schema(path).metadata[b"files"] for path in paths)
+        schema = pq.read_schema(paths[0]).with_metadata({**self._metadata, b"files": files})
+        whole = self._folder / "whole"
+        with whole.open("wb") as file:
+            with pq.ParquetWriter(file, schema) as writer:
+                for start in range(0, len(paths), _ROW_GROUP):
+                    table = pa.concat_tables(pq.ParquetFile(path).read() for path in paths[start : start + _ROW_GROUP])
+                    writer.write_table(table)
+                    labels.update(table["label"].to_pylist())
+            file.flush()
+            os.fsync(file.fileno())
+        whole.replace(self._output)
+        self._remove()
+        return labels
+
+    def _path(self, number: int) -> Path:
+        return self._folder / f"{number:09}.parquet"
+
+    def _holds(self, path: Path, files: bytes) -> bool:
+        """Whether a file is of this model and of images with these fingerprints. Raises ScoreError."""
+        try:
+            known: Metadata = pq.read_schema(path).metadata or {}
+        except pa.ArrowInvalid:
+            known = {}
+        if known == {**self._metadata, b"files": files}:
+            return True
+        if self._overwrite:
+            return False
+        other = "of images that have changed since" if known.items() >= self._metadata.items() else "not of this model"
+        raise ScoreError(f"{path} is {other}: name another --output, or replace it with --overwrite")
+
+    def _remove(self) -> None:
+        for path in self._folder.iterdir():
+            path.unlink()
+
+
+def _digest(fingerprints: Iterable[bytes]) -> bytes:
+    digest = hashlib.sha256()
+    for each in fingerprints:
+        digest.update(each)
+    return digest.hexdigest().encode()

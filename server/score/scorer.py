@@ -1,0 +1,78 @@
+"""What becomes of a chunk: rows of a Parquet file. Runs in the processes of a machine, and as actors on Ray."""
+
+import io
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from models.card import ModelCard
+from models.checkpoint import make
+from models.pixels import ImageError, decode
+from server.forward import make_forward
+from server.score.images import Chunk, Part, ScoreError, describe, fingerprint
+
+_BATCH = 64  # images the network takes at once
+# Lists of any length, since many readers fail at a null among lists of a fixed one (apache/arrow#35692).
+_SCHEMA = pa.schema(
+    [
+        pa.field("path", pa.string(), nullable=False),
+        ("label", pa.string()),
+        ("class_id", pa.int32()),
+        ("confidence", pa.float32()),
+        ("probabilities", pa.list_(pa.float32())),
+        ("error", pa.string()),
+    ]
+)
+
+
+class Scorer:
+    """Makes parts of chunks, on one core or with a share of a GPU."""
+
+    def __init__(self, root: str, checkpoint: Path, weights: bytes, card: ModelCard, device: str) -> None:
+        """`weights` and `card` were read from `checkpoint`, which may have changed since. Raises CheckpointError."""
+        if device.startswith("cuda") and not torch.cuda.is_available():
+            raise ScoreError("this torch cannot use the NVIDIA GPU that is here: choose --device cpu")
+        torch.set_num_threads(1)
+        self._root, self._card = root, card
+        self._schema = _SCHEMA.with_metadata(describe(checkpoint.stem, card))
+        self._forward = make_forward(make(checkpoint, weights, card), torch.device(device), "eager", threads=1)
+
+    def __call__(self, chunk: Chunk) -> Part:
+        """Raises ScoreError where there is no folder: each image in it would be an error, and none the reason."""
+        if not os.path.isdir(self._root):
+            raise ScoreError(f"there is no folder {self._root} on {socket.gethostname()}, which was to score images")
+        files = fingerprint(self._root, chunk["names"])  # before they are read: what changes after it, shows
+        names = chunk["names"].split(b"\0")
+        rows = [row for start in range(0, len(names), _BATCH) for row in self._score(names[start : start + _BATCH])]
+        content = io.BytesIO()
+        table = pa.Table.from_pylist(rows, self._schema.with_metadata({**self._schema.metadata, b"files": files}))
+        pq.write_table(table, content)
+        return Part(number=chunk["number"], images=len(rows), content=content.getvalue())
+
+    def _score(self, names: list[bytes]) -> Iterator[dict[str, object]]:
+        size, classes, folder = self._card.input_size, self._card.classes, os.fsencode(self._root) + b"/"
+        pixels, errors = np.zeros((len(names), size, size, 3), np.uint8), dict[int, str]()
+        for index, name in enumerate(names):
+            try:
+                with open(folder + name, "rb", buffering=0) as file:
+                    pixels[index] = decode(file.readall(), size)
+            except ImageError as error:
+                errors[index] = f"{error.code}: {error.detail}"
+            except OSError as error:
+                errors[index] = f"unreadable: {(error.strerror or str(error)).lower()}"
+        probabilities = self._forward(pixels)
+        class_ids, confidences = probabilities.argmax(axis=1).tolist(), probabilities.max(axis=1).tolist()
+        for index, name in enumerate(names):
+            path = name.decode(errors="backslashreplace")
+            if index in errors:
+                yield {"path": path, "error": errors[index]}
+            else:
+                class_id = class_ids[index]
+                row = {"label": classes[class_id], "class_id": class_id, "confidence": confidences[index]}
+                yield {"path": path, **row, "probabilities": probabilities[index]}

@@ -1,0 +1,153 @@
+"""Who scores the chunks: processes of this machine, or actors of a Ray cluster. Parts come in any order."""
+
+import itertools
+import logging
+import math
+import multiprocessing
+import signal
+import sys
+import threading
+from collections import Counter
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, suppress
+from multiprocessing.connection import Connection, wait
+from typing import Any, Literal
+
+from models.checkpoint import CheckpointError, make
+from server.init import end_with_parent
+from server.score.images import Chunk, Part, ScoreError
+from server.settings import Settings, cores, nvidia_gpus
+
+_LIVES = 3  # processes that may end with a chunk before it is taken for the reason
+_WORKERS_A_GPU = 4  # of which some decode while others run the network
+_WINDOW = 256  # chunks that Ray has at a time: the names of all images might be too much for it
+
+Device = Literal["auto", "cpu", "cuda", "mps"]
+Arguments = tuple[Any, ...]  # what a Scorer is made of, but for its device
+
+
+def score_in_processes(
+    scorer: Arguments, device: Device, workers: int | None, chunks: Iterator[Chunk]
+) -> Generator[Part]:
+    """One that is killed is replaced. Raises ScoreError."""
+    again, deaths = list[Chunk](), Counter[int]()
+    busy: dict[Any, tuple[Connection, str, Chunk]] = {}
+    with ExitStack() as stack:
+
+        def give(device: str, worker: Connection | None = None) -> None:
+            if chunk := again.pop() if again else next(chunks, None):
+                worker = worker or _start(stack, *scorer, device)
+                with suppress(ConnectionError):  # of one that is dead, recv will say so
+                    worker.send(chunk)
+                busy[worker] = worker, device, chunk
+
+        for name in _devices(device, workers):
+            give(name)
+        while busy:
+            for ready in wait(list(busy)):
+                worker, name, chunk = busy.pop(ready)
+                try:
+                    answer: Part | str = worker.recv()
+                except (EOFError, ConnectionError):
+                    deaths[chunk["number"]] += 1
+                    if deaths[chunk["number"]] == _LIVES:
+                        raise ScoreError(_blame(chunk)) from None
+                    again.append(chunk)
+                    give(name)
+                    continue
+                if isinstance(answer, str):
+                    raise ScoreError(answer)
+                give(name, worker)  # before the caller takes its time
+                yield answer
+
+
+def _devices(device: Device, workers: int | None) -> list[str]:
+    """The device of each process."""
+    kind = Settings.model_construct(device=device).accelerator()
+    gpus = nvidia_gpus() if kind == "cuda" else 0
+    if kind == "cuda" and not gpus:
+        raise ScoreError("--device cuda: this machine has no NVIDIA GPU, or no driver for it")
+    names = [f"cuda:{number}" for number in range(gpus)] or [kind]
+    count = workers or min(cores(), _WORKERS_A_GPU * gpus or cores())
+    return list(itertools.islice(itertools.cycle(names), count))
+
+
+def _blame(chunk: Chunk) -> str:
+    names = chunk["names"].split(b"\0")
+    first, last = (name.decode(errors="backslashreplace") for name in (names[0], names[-1]))
+    return (
+        f"{_LIVES} processes were ended while they scored {first} to {last}: is there too little memory for so many "
+        "--workers, or an image that crashes them?"
+    )
+
+
+def _start(stack: ExitStack, *arguments: Any) -> Connection:
+    """A process, ended with the stack: chunks go to it, and parts come from it, or a sentence why there are none."""
+    # Children of a fork server have torch at once. Not on macOS, where what has threads cannot be forked in safety.
+    context: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
+    context.set_forkserver_preload([__name__, "server.score.scorer"])
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_serve, args=[theirs], daemon=True)
+    process.start()
+    theirs.close()
+    stack.callback(process.join)
+    stack.callback(process.kill)
+    connection: Connection = stack.enter_context(ours)
+    with suppress(ConnectionError):
+        connection.send(arguments)
+    return connection
+
+
+def _serve(parent: Connection) -> None:
+    from server.score.scorer import Scorer
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is for the parent alone
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    with parent, suppress(EOFError, ConnectionError):
+        try:
+            score = Scorer(*parent.recv())
+            while True:
+                parent.send(score(parent.recv()))
+        except (CheckpointError, RuntimeError, ScoreError) as error:  # RuntimeError: of the network, or a GPU's memory
+            parent.send(str(error))
+
+
+def score_on_ray(
+    address: str, scorer: Arguments, device: Device, workers: int | None, chunks: Iterator[Chunk]
+) -> Generator[Part]:
+    """By Ray Data, which replaces what is lost. Raises CheckpointError or ScoreError."""
+    try:
+        import ray
+        import ray.data
+    except ModuleNotFoundError:
+        raise ScoreError("Ray is not installed: pip install '.[ray]' in its checkout") from None
+    from server.score.scorer import Scorer
+
+    make(*scorer[1:])  # what is wrong with a checkpoint is said better here than by an actor
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # else it tells how it goes on, and errors in full
+    data: Any = ray.data
+    data.DataContext.get_current().enable_progress_bars = False
+    try:
+        ray.init(address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+    except Exception as error:  # Ray raises that too
+        raise ScoreError(f"there is no Ray cluster at {address} that can be used: {error}") from None
+    try:
+        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        gpus = resources.get("GPU", 0) if device in ("auto", "cuda") else 0
+        if device == "cuda" and not gpus:
+            raise ScoreError("--device cuda: the cluster has no GPU")
+        actors = workers or math.ceil(_WORKERS_A_GPU * gpus or resources.get("CPU", 1))
+        while window := list(itertools.islice(chunks, _WINDOW)):
+            dataset = data.from_items(window, override_num_blocks=len(window))
+            parts = dataset.map(
+                Scorer,
+                fn_constructor_args=(*scorer, "cuda" if gpus else "cpu"),
+                compute=data.ActorPoolStrategy(min_size=1, max_size=actors, initial_size=actors),
+                num_cpus=1,
+                num_gpus=min(1, gpus / actors),
+            )
+            yield from parts.iter_rows()
+    except ray.exceptions.RayError as error:
+        raise ScoreError(f"Ray could not score the images: {str(error).strip().splitlines()[-1]}") from None
+    finally:
+        ray.shutdown()
