@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help install serve train predict evaluate test lint bench lock
+.PHONY: help install serve train predict evaluate test lint bench audit sbom lock
 
 help:  ## list the verbs
 	@echo "make VERB [ARGS='--flag value ...']"
@@ -37,6 +37,13 @@ lint: $(READY)  ## check formatting, style, types and the direction of imports
 
 bench: $(READY)  ## measure the figures that the README quotes
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+audit: $(READY)  ## look up known vulnerabilities of what requirements.lock pins
+	@$(BIN)/pip-audit --strict --requirement requirements.lock --disable-pip --progress-spinner off $(ARGS)
+
+sbom: $(READY)  ## write sbom.cdx.json, a CycloneDX list of what requirements.lock pins
+	@$(BIN)/python -W ignore -m cyclonedx_py requirements --pyproject pyproject.toml --output-reproducible \
+		--output-file sbom.cdx.json requirements.lock
 
 lock: $(READY)  ## resolve the newest versions into requirements.lock
 	$(BIN)/uv pip compile --universal --generate-hashes --no-header --upgrade --quiet \

@@ -16,6 +16,7 @@ NAMES = (
     "batches",
     "scaled_decode",
     "out_of_depth",
+    "simulation",
 )
 
 

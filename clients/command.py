@@ -87,8 +87,13 @@ def run(parser: Parser, argv: Sequence[str] | None, command: Callable[[argparse.
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         sentence = f"{error.filename}: {reason}" if error.filename else reason  # a full disk has no name
-    print(f"{parser.prog}: {sentence}", file=sys.stderr, flush=True)
+    print(f"{parser.prog}: {plain(sentence)}", file=sys.stderr, flush=True)
     return code
+
+
+def plain(text: str) -> str:
+    """For a terminal. Names of files and answers of services may hold what it would obey: that is shown instead."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 def write(path: Path, content: bytes) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clients import datasets, report, scores
-from clients.command import CommandError, Parser, address, connect, run, write
+from clients.command import CommandError, Parser, address, connect, plain, run, write
 from clients.datasets import Dataset
 
 if TYPE_CHECKING:
@@ -67,7 +67,8 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     if arguments.against:
         found["against"] = _score(arguments.against, dataset)
         found["comparison"] = scores.compare(found, found["against"])
-    print(*report.as_text(found), *(report.verdict(found) if arguments.against else ()), sep="\n")
+    lines = [*report.as_text(found), *(report.verdict(found) if arguments.against else ())]
+    print(*map(plain, lines), sep="\n")
     if arguments.confusion:
         write(arguments.confusion, report.draw_confusion(found))
     if arguments.json:

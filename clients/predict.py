@@ -14,7 +14,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
-from clients.command import CommandError, Parser, connect, positive, run
+from clients.command import CommandError, Parser, connect, plain, positive, run
 from clients.errors import ImageError
 from clients.images import SUFFIXES, ImageInput
 from clients.results import Prediction
@@ -98,14 +98,14 @@ def _table() -> Show:
         cells = [Column(ratio=1, overflow="fold"), Column(min_width=12), Column(width=6), Column(width=24)]
         if isinstance(answer, ImageError):
             row = Table.grid(cells[0], Column(width=46), expand=True, padding=(0, 2, 0, 0))
-            row.add_row(Text(name), Text(answer.detail, "red"))
+            row.add_row(Text(plain(name)), Text(plain(answer.detail), "red"))
         else:
             row = Table.grid(*cells, expand=True, padding=(0, 2, 0, 0))
-            labels = Text("\n").join(Text(each.label) for each in answer.ranked)
+            labels = Text("\n").join(Text(plain(each.label)) for each in answer.ranked)
             labels.stylize("bold yellow" if answer.uncertain else "bold", 0, len(answer.label))
             percents = "\n".join(f"{each.probability:6.1%}" for each in answer.ranked)
             bars = Group(*(Bar(1, 0, each.probability, width=24, color="cyan") for each in answer.ranked))
-            row.add_row(Text(name), labels, percents, bars)
+            row.add_row(Text(plain(name)), labels, percents, bars)
         console.print(row)
 
     return show

@@ -9,6 +9,7 @@ import logging
 import os
 import tempfile
 import time
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
     from models.classifier import Classifier
 
 _OTHER_HALF_S = 1.0  # a writer renames the two files one after the other: how long a reader waits for the second
+_MOST_CARD_BYTES = 16 * 2**20  # one of 1,000 classes has some 10 million, for its confusion matrix
+_MOST_SAID = 1000  # characters of a sentence that quotes a file
+_ZIP = b"PK\x03\x04"  # what torch.save writes; it looks for these bytes too
 
 log = logging.getLogger(__name__)
 
@@ -54,20 +58,45 @@ def load(path: Path) -> "Classifier":
 
 def make(path: Path, weights: bytes, card: ModelCard) -> "Classifier":
     """The same of what `read` gave, wherever that was. Raises CheckpointError."""
-    from models.architectures import build
     from models.classifier import Classifier
 
     state = _read_state(path, weights)
     try:
-        net = build(card.architecture, num_classes=len(card.classes), **card.arguments)
+        _check_sizes(card, state)
+        net = _build(card)
         net.load_state_dict(state)
     except (RuntimeError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())
         raise CheckpointError(
-            f"{path} does not fit the architecture {card.architecture!r} with {len(card.classes)} classes: {reason} "
-            f"Its model card is {card_path(path)}; without one the tutorial's Net is assumed"
+            _said(
+                f"{path} does not fit the architecture {card.architecture!r} with {len(card.classes)} classes: {error}"
+            )
+            + f" Its model card is {card_path(path)}; without one the tutorial's Net is assumed"
         ) from None
     return Classifier(net, card).eval()
+
+
+def _build(card: ModelCard) -> "torch.nn.Module":
+    from models.architectures import build
+
+    return build(card.architecture, num_classes=len(card.classes), **card.arguments)
+
+
+def _check_sizes(card: ModelCard, state: dict[str, "torch.Tensor"]) -> None:
+    """Raises RuntimeError where the card asks for a network of other sizes than the weights, before it takes memory."""
+    import torch
+
+    try:
+        with torch.device("meta"):
+            net = _build(card)
+    except (NotImplementedError, RuntimeError):  # one that looks at its own numbers while it is made: there are none
+        return
+    net.load_state_dict(state, assign=True)
+
+
+def _said(sentence: str) -> str:
+    """One that quotes a file: on one line, not endless, and with nothing that a terminal would obey."""
+    said = " ".join(sentence.split())[:_MOST_SAID]
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in said)
 
 
 def read(path: Path) -> tuple[bytes, ModelCard]:
@@ -96,7 +125,11 @@ def _read_weights(path: Path) -> bytes:
 
 def _read_card(path: Path) -> ModelCard:
     try:
-        return ModelCard.model_validate_json(path.read_bytes())
+        with path.open("rb") as file:
+            text = file.read(_MOST_CARD_BYTES + 1)
+        if len(text) > _MOST_CARD_BYTES:
+            raise CheckpointError(f"{path} is over {_MOST_CARD_BYTES:,} bytes, which no model card is: remove it")
+        return ModelCard.model_validate_json(text)
     except FileNotFoundError:
         return ModelCard()
     except OSError as error:
@@ -105,7 +138,8 @@ def _read_card(path: Path) -> ModelCard:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise CheckpointError(
-            f"{path} is not a model card ({where + ': ' if where else ''}{first['msg']}): repair or remove it"
+            _said(f"{path} is not a model card ({where + ': ' if where else ''}{first['msg']})")
+            + ": repair or remove it"
         ) from None
 
 
@@ -113,6 +147,7 @@ def _read_state(path: Path, weights: bytes) -> dict[str, "torch.Tensor"]:
     import torch
 
     try:
+        _check_packing(weights)
         state = torch.load(io.BytesIO(weights), map_location="cpu", weights_only=True)
     except Exception:  # torch answers damage with EOFError, KeyError, RuntimeError, UnpicklingError, ...
         raise CheckpointError(
@@ -122,6 +157,14 @@ def _read_state(path: Path, weights: bytes) -> dict[str, "torch.Tensor"]:
     if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise CheckpointError(f"{path} does not hold a state_dict: save with torch.save(net.state_dict(), PATH)")
     return state
+
+
+def _check_packing(weights: bytes) -> None:
+    """Raises ValueError where it would become larger in memory. torch.save packs nothing, but torch.load unpacks."""
+    if weights.startswith(_ZIP):
+        with zipfile.ZipFile(io.BytesIO(weights)) as archive:
+            if sum(entry.file_size for entry in archive.infolist()) > len(weights):
+                raise ValueError("packed")
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -12,6 +12,7 @@ import torch
 
 from models.card import ModelCard
 from models.checkpoint import CheckpointError, card_path, load, write_atomically
+from models.classifier import Classifier
 from models.pixels import Pixels
 from server.forward import Forward, make_forward
 from server.settings import Settings
@@ -45,13 +46,13 @@ class LiveModel:
         self._reloading = threading.Lock()
         self._files = self._stat_files()
         try:
-            self._serving = self._load(settings.checkpoint_path())
+            self._serving = self._try(load(settings.checkpoint_path()))
         except CheckpointError as error:
             if not last_good.exists():
                 raise
             self.refused = True
             log.error("starting anew with the checkpoint served before: %s", error)
-            self._serving = self._load(last_good)
+            self._serving = self._try(load(last_good))
         self._keep()
 
     @property
@@ -76,9 +77,10 @@ class LiveModel:
         with self._reloading:
             self._files = self._stat_files()
             try:
-                candidate = self._load(self._settings.checkpoint_path())
-                if candidate.card.input_size != self.card.input_size:
+                classifier = load(self._settings.checkpoint_path())
+                if classifier.card.input_size != self.card.input_size:
                     raise CheckpointError("it takes another input size: restart to serve it")
+                candidate = self._try(classifier)
             except CheckpointError as error:
                 self.refused = True
                 log.error("still serving %s: %s", self.card.version, error)
@@ -102,8 +104,7 @@ class LiveModel:
             for path in (self._last_good, copied_card):  # one without the other is none
                 path.unlink(missing_ok=True)
 
-    def _load(self, path: Path) -> "_Serving":
-        classifier = load(path)
+    def _try(self, classifier: Classifier) -> "_Serving":
         return _Serving(make_forward(classifier, self._device, self._settings.forward, self._threads), classifier.card)
 
     def _stat_files(self) -> list[tuple[int, int, int] | None]:

@@ -39,7 +39,9 @@ class Service:
         self._settings = settings
         self._engine = engine
         self._batcher = Batcher(engine, settings.max_batch_size, settings.max_waiting_images)
-        self._decoders = ThreadPoolExecutor(max_workers=cores(), thread_name_prefix="decode")
+        # A picture at the limit can take 1 GB while it is decoded: not one a core in every process.
+        threads = -(-cores() // settings.http_process_count())
+        self._decoders = ThreadPoolExecutor(threads, thread_name_prefix="decode")
         self._decoding = 0  # images that wait for a thread of it, or are in one
 
     @property

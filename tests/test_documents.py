@@ -45,6 +45,13 @@ def test_a_page_names_only_what_there_is(page: Path) -> None:
         assert (page.parent / link).exists(), link
 
 
+def test_every_test_that_the_security_page_names_is_there() -> None:
+    named = re.findall(r"`([\w/]+\.py)::(test_\w+)`", (ROOT / "docs" / "security.md").read_text())
+    assert len(named) > 30
+    for file, test in named:
+        assert re.search(rf"^(async )?def {test}\(", (ROOT / "tests" / file).read_text(), re.MULTILINE), test
+
+
 def test_the_chinese_readme_has_all_that_the_english_one_has() -> None:
     assert list(blocks_of(CHINESE)) == list(blocks_of(ENGLISH))
     assert skeleton(CHINESE) == skeleton(ENGLISH)

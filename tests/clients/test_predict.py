@@ -112,6 +112,13 @@ def test_a_terminal_gets_a_table_with_bars(pictures: FakeService) -> None:
     assert max(map(len, (first, second, error))) <= 80
 
 
+def test_a_terminal_is_shown_what_it_would_obey(pictures: FakeService) -> None:
+    title = "\x1b]0;mine\x07.png"  # would name the window
+    Path(title).write_bytes(png(0))
+    code, (first, *_) = on_a_terminal(title)
+    assert (code, first.split()[:2]) == (0, [r"\x1b]0;mine\x07.png", "circle"])
+
+
 def test_on_a_terminal_json_is_for_the_asking(pictures: FakeService) -> None:
     code, lines = on_a_terminal("circle.png", "--json", "--top-k=1")
     assert (code, json.loads("".join(lines))["label"]) == (0, "circle")

@@ -7,13 +7,15 @@ import socket
 import struct
 import zlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from PIL import Image
 
 from tests.integration.load import Load, address, answer_to, post
-from tests.integration.running import RunningService, worker_of
+from tests.integration.running import RunningService, processes, worker_of
 from tests.pictures import draw_shape, encode
 
 PICTURE = encode(draw_shape("circle", 1, (32, 32)), "JPEG")
@@ -158,6 +160,7 @@ DOCUMENTS = {
     "half a surrogate": (b'{"images": ["\\ud800"]}', *BAD),
     "not UTF-8": (b'{"images": ["\xff"]}', *BAD),
     "UTF-16": ('{"images": ["QQ=="]}'.encode("utf-16"), *BAD),
+    "an address": (b'{"images": ["http://169.254.169.254/latest/meta-data"]}', 200, "not_base64"),
     "a NUL": (b'{"images": ["\\u0000"]}', 200, "not_base64"),
     "letters beyond ASCII": ('{"images": ["é"]}'.encode(), 200, "not_base64"),
     "padding alone": (b'{"images": ["===="]}', 200, "not_base64"),
@@ -166,6 +169,7 @@ DOCUMENTS = {
 }
 HEADS = {
     "a NUL in the path": (post(b"", line=b"GET /a\0b HTTP/1.1"), *BAD),
+    "an escape in the path": (post(b"", line=b"GET /\x1b[31m HTTP/1.1"), *BAD),
     "an escaped NUL in the path": (post(b"", line=b"GET /a%00%ff%zz HTTP/1.1"), *NOT_FOUND),
     "an escaped NUL in a name": (
         post(b"", line=b"POST /v2/repository/models/%00%ff/load HTTP/1.1"),
@@ -234,3 +238,18 @@ def test_a_name_in_any_bytes_is_only_a_name(service: RunningService) -> None:
     parts = [(b'Content-Disposition: form-data; name="%b"; filename="%b"' % (name, name), PICTURE) for name in names]
     status, _, answer = answer_to(service.url, multipart(*parts))
     assert (status, answer.count(b'"label":"') >= len(names)) == (200, True)
+
+
+def test_it_listens_where_it_was_told_and_calls_nobody(service: RunningService) -> None:
+    """Not even where a request names an address, as those above did."""
+    port = address(service.url)[1]
+    for pid in processes(service):
+        for connection in psutil.Process(pid).net_connections("inet"):
+            assert connection.laddr.port == port, "either it listens there, or somebody has called it there"
+
+
+def test_only_its_own_user_can_reach_its_workers(service: RunningService) -> None:
+    sockets = [psutil.Process(pid).net_connections("unix") for pid in processes(service)]
+    paths = {Path(str(each.laddr)) for each in itertools.chain(*sockets) if Path(str(each.laddr)).is_socket()}
+    assert any(path.name == "worker-0.sock" for path in paths)
+    assert {path.parent.stat().st_mode & 0o777 for path in paths} == {0o700}

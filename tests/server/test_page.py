@@ -270,3 +270,16 @@ def test_the_page_is_small_and_needs_no_key_but_what_it_asks_does(service: Runni
         assert httpx.get(f"{service.url}{path}", headers={"X-API-Key": KEY}).status_code == 200
     for path in ("/preview", "/explain"):
         assert httpx.post(f"{service.url}{path}", content=SHIP).status_code == 401
+
+
+def test_without_a_key_nothing_is_open_but_probes_metrics_and_the_page(service: RunningService) -> None:
+    with httpx.Client(base_url=service.url) as http:
+        paths = http.get("/openapi.json", headers={"X-API-Key": KEY}).json()["paths"]
+        assert {"/predict", "/v2/repository/models/{name}/load", "/explain"} <= set(paths)
+        opened = {
+            path for path, methods in paths.items() for method in methods if http.request(method, path).is_success
+        }
+        assert opened == {"/livez", "/readyz", "/v2/health/live", "/v2/health/ready", "/metrics"}
+        assert http.get("/").is_success
+        for path in ("/docs", "/openapi.json", "/nothing"):
+            assert http.get(path).status_code == 401, path
