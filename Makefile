@@ -27,7 +27,7 @@ evaluate: $(READY)  ## measure held-out accuracy through the running service: AR
 	@$(BIN)/cifar-evaluate $(ARGS)
 
 test: $(READY)  ## run the tests
-	@$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(READY)  ## check formatting, style, types and the direction of imports
 	@$(BIN)/ruff format --check .

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from clients.client import DEFAULT_URL, Client
-from clients.errors import CifarError, ServiceUnreachable, Unauthorized
+from clients.errors import CifarError, NotFound, ServiceUnreachable, Unauthorized
 from clients.protocol import service_url
 
 
@@ -78,7 +78,7 @@ def run(parser: Parser, argv: Sequence[str] | None, command: Callable[[argparse.
         return 1
     except KeyboardInterrupt:
         code, sentence = 130, "interrupted"
-    except ServiceUnreachable as error:
+    except (NotFound, ServiceUnreachable) as error:
         sentence = f"{error}; start the service with cifar-serve, or say where it is with --url"
     except Unauthorized as error:
         sentence = f"{error.detail}; give the service's key in CIFAR_API_KEY"

@@ -59,18 +59,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 def read_settings(argv: Sequence[str]) -> "Settings":
     """Flags before CIFAR_… environment variables before defaults. Exits with 2 and a sentence where one is wrong."""
     from pydantic import ValidationError
-    from pydantic_settings import CliApp
+    from pydantic_settings import CliApp, SettingsError
 
     from server.settings import Settings
 
     try:
         return CliApp.run(Settings, cli_args=list(argv))
+    except SettingsError as error:
+        sentence = str(error).removeprefix("error parsing CLI: ")
+        print(f"cifar-serve: {sentence} (see cifar-serve --help)", file=sys.stderr)
     except ValidationError as error:
         for name, problem in {str(problem["loc"][0]): problem for problem in reversed(error.errors())}.items():
             flag, variable = f"--{name.replace('_', '-')}", f"CIFAR_{name.upper()}"
             given = "" if "key" in name else f", not {problem['input']!r}"  # never a secret
             print(f"cifar-serve: {flag} ({variable}): {problem['msg']}{given}", file=sys.stderr)
-        sys.exit(2)
+    sys.exit(2)
 
 
 def _cannot_start(settings: "Settings") -> str | None:

@@ -24,6 +24,8 @@ from starlette.responses import Response
 
 from models.pixels import ImageError
 
+PROBLEM = "application/problem+json"
+
 
 class ServiceError(Exception):
     """A refusal with its HTTP status; `code` is stable and for programs, `detail` is a sentence for people."""
@@ -129,7 +131,8 @@ def render_error(request: Request, error: Exception) -> Response:
     """The one place where an error becomes a response: ours, Starlette's own (404, 405), or one nobody expected."""
     if isinstance(error, HTTPException):
         status, headers = HTTPStatus(error.status_code), dict(error.headers or {})
-        detail = f"{request.method} {request.url.path}: {status.description or error.detail}"
+        told = {404: "there is no such path: see /docs", 405: f"this path takes {headers.get('Allow')}"}
+        detail = f"{request.method} {request.url.path}: {told.get(status, error.detail)}"
     elif isinstance(error, ServiceError):
         status, headers, detail = error.status, error.headers, error.detail
     else:
@@ -143,6 +146,8 @@ def render_error(request: Request, error: Exception) -> Response:
         "detail": detail,
         "request_id": request.state.request_id,
     }
+    media_type = PROBLEM
     if request.scope.get("path", "").startswith(("/v1", "/v2")):  # what was no HTTP has none
-        problem["error"] = detail  # where clients of TensorFlow Serving and of the Open Inference Protocol look
-    return Response(orjson.dumps(problem), int(status), headers, media_type="application/problem+json")
+        # Where clients of TensorFlow Serving and of the Open Inference Protocol look, and KServe's in no other type.
+        problem["error"], media_type = detail, "application/json"
+    return Response(orjson.dumps(problem), int(status), headers, media_type)

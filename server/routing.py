@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence, Sized
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import orjson
@@ -11,7 +12,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Router
 from starlette.types import Lifespan, Receive, Scope, Send
 
-from server.errors import DeadlineExceeded, RequestTimeout, UnknownModel
+from server.errors import PROBLEM, DeadlineExceeded, RequestTimeout, UnknownModel
 from server.schemas import Problem
 from server.service import Classified, Service
 from server.settings import Settings
@@ -43,10 +44,14 @@ _PROBLEMS = {
 }
 
 
-def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def problems(*statuses: int, media_type: str = PROBLEM) -> dict[int | str, dict[str, Any]]:
     """For OpenAPI: what a route may refuse."""
-    content = {"application/problem+json": {"schema": Problem.model_json_schema()}}
+    content = {media_type: {"schema": Problem.model_json_schema()}}
     return {status: {"description": _PROBLEMS[status], "content": content} for status in statuses}
+
+
+# Under /v1 and /v2, where they are of the protocol's media type.
+protocol_problems = partial(problems, media_type="application/json")
 
 
 class DirectRoute(APIRoute):

@@ -25,6 +25,7 @@ class Settings(BaseSettings):
         cli_kebab_case=True,
         cli_implicit_flags=True,
         frozen=True,
+        cli_exit_on_error=False,  # read_settings does, with a sentence
         env_ignore_empty=True,
     )
 

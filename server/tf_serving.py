@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from server.requests import Reader, read_instances
-from server.routing import check_model, json_response, problems
+from server.routing import check_model, json_response, protocol_problems
 from server.schemas import Predictions, instances_openapi, model_openapi
 from server.service import Service
 from server.settings import Settings
@@ -26,7 +26,7 @@ def add_tf_serving_routes(
     @router.post(
         f"{_PATH}:predict",
         response_model=Predictions,
-        responses=problems(400, 404, 408, 413, 429, 500, 503, 504),
+        responses=protocol_problems(400, 404, 408, 413, 429, 500, 503, 504),
         openapi_extra=instances_openapi(_PATH),
         summary="Classify the images of TensorFlow Serving's clients",
     )
@@ -34,9 +34,15 @@ def add_tf_serving_routes(
         check_model(request, service, settings)
         return await answer(request, read_instances)
 
-    @router.get(_PATH, responses=problems(404, 503), openapi_extra=model_openapi(_PATH), summary="Is this model there?")
+    @router.get(
+        _PATH,
+        responses=protocol_problems(404, 503),
+        openapi_extra=model_openapi(_PATH),
+        summary="Is this model there?",
+    )
     async def status(request: Request) -> Response:
         check_model(request, service, settings)
         state = "AVAILABLE" if service.ready else "LOADING"
         version = {"version": service.card.version, "state": state, "status": {"error_code": "OK", "error_message": ""}}
-        return json_response({"model_version_status": [version]})
+        # `name` and `ready` are for KServe's client, whose first protocol has this path too.
+        return json_response({"name": settings.model_name, "ready": service.ready, "model_version_status": [version]})

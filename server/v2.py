@@ -101,15 +101,16 @@ def _read_input(tensor: dict[str, Any], binary: memoryview, card: ModelCard, max
     name, datatype, shape = tensor["name"], tensor["datatype"], tensor["shape"]
     if not all(type(length) is int and length >= 0 for length in shape) or not shape:
         raise BadRequest(f"the shape of {name} is a list of whole numbers from 0, not {shape!r}")
-    if shape[0] == 0:
+    count = math.prod(shape) if name == "image" else shape[0]  # MLServer sends a column of them, [N, 1]
+    if count == 0:
         raise BadRequest("there is no image in the request: send at least one", "no_images")
-    if shape[0] > max_images:
+    if count > max_images:
         raise too_many(max_images)
     size = (tensor.get("parameters") or {}).get("binary_data_size")
     if size is not None and size != len(binary):
         raise BadRequest(f"{name} has {size!r} bytes by its binary_data_size, and {len(binary)} follow the JSON")
     if name == "image" and datatype == "BYTES":
-        return _read_encoded(tensor, binary if size is not None else None, math.prod(shape))
+        return _read_encoded(tensor, binary if size is not None else None, count)
     if name == "pixels" and datatype in _PIXEL_TYPES:
         if shape[1:] != [card.input_size, card.input_size, 3]:
             raise BadRequest(f"pixels have the shape [N, {card.input_size}, {card.input_size}, 3], not {shape}")

@@ -11,7 +11,7 @@ from models.pixels import ImageError
 from server import v2
 from server.errors import image_refused
 from server.requests import read_body
-from server.routing import check_model, in_time, json_response, problems
+from server.routing import check_model, in_time, json_response, protocol_problems
 from server.schemas import Model, infer_openapi, model_openapi
 from server.service import Classified, Service
 from server.settings import Settings
@@ -47,9 +47,9 @@ def _add_metadata(router: APIRouter, service: Service, settings: Settings) -> No
     add = router.add_api_route
     add("/v2", server, summary="What this server is")
     add("/v2/health/live", live, summary="Is the server alive?")
-    add("/v2/health/ready", ready, responses=problems(503), summary="Is the server ready?")
+    add("/v2/health/ready", ready, responses=protocol_problems(503), summary="Is the server ready?")
     for path in _MODEL_PATHS:
-        documented: dict[str, Any] = {"responses": problems(404, 503), "openapi_extra": model_openapi(path)}
+        documented: dict[str, Any] = {"responses": protocol_problems(404, 503), "openapi_extra": model_openapi(path)}
         add(path, model, summary="What the model takes and gives", **documented)
         add(f"{path}/ready", ready, summary="Is this model ready?", **documented)
 
@@ -81,7 +81,7 @@ def _add_infer(router: APIRouter, service: Service, settings: Settings) -> None:
             f"{path}/infer",
             infer,
             methods=["POST"],
-            responses=problems(400, 404, 408, 413, 422, 429, 500, 503, 504),
+            responses=protocol_problems(400, 404, 408, 413, 422, 429, 500, 503, 504),
             openapi_extra=infer_openapi(path),
             summary="Classify encoded images, or pixels",
         )
@@ -97,7 +97,7 @@ def _add_repository(router: APIRouter, service: Service, settings: Settings) -> 
     @router.post(
         "/v2/repository/models/{name}/load",
         response_model=Model,
-        responses=problems(404, 409),
+        responses=protocol_problems(404, 409),
         openapi_extra=model_openapi("{name}"),
         summary="Serve the checkpoint as it is on disk now",
     )

@@ -4,9 +4,12 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch reads it: test files run side by side, on a core each
 
+import hashlib
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.pictures import draw_shape
@@ -44,3 +47,28 @@ def cifar_data() -> Path:
     if not (root / "test" / "cat").is_dir():
         pytest.skip(f"no CIFAR-10 images in {root}: unpack them there or set CIFAR_DATA")
     return root.resolve()
+
+
+@pytest.fixture
+def cifar10_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """CIFAR-10 as it is published, but for its 60 pictures of noise and hence for its checksums."""
+    from torchvision.datasets import CIFAR10
+
+    random = np.random.default_rng(0)
+    folder = tmp_path / CIFAR10.base_folder
+    folder.mkdir()
+
+    def write(name: str, content: object) -> list[str]:
+        (folder / name).write_bytes(pickle.dumps(content, protocol=2))
+        return [name, hashlib.md5((folder / name).read_bytes()).hexdigest()]
+
+    def write_batch(name: str) -> list[str]:
+        pixels = random.integers(0, 256, (10, 3 * 32 * 32), np.uint8)
+        return write(name, {"data": pixels, "labels": list(range(10)), "batch_label": name, "filenames": []})
+
+    monkeypatch.setattr(CIFAR10, "train_list", [write_batch(f"data_batch_{number}") for number in range(1, 6)])
+    monkeypatch.setattr(CIFAR10, "test_list", [write_batch("test_batch")])
+    names = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+    meta = CIFAR10.meta | {"md5": write("batches.meta", {"label_names": names})[1]}
+    monkeypatch.setattr(CIFAR10, "meta", meta)
+    return tmp_path

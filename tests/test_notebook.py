@@ -10,19 +10,31 @@ from tests.conftest import Draw
 from tests.integration.running import free_port
 
 ROOT = Path(__file__).parents[1]
+NOTEBOOK = nbformat.read(ROOT / "examples" / "quickstart.ipynb", as_version=4)  # type: ignore[no-untyped-call]
+CODE = [cell for cell in NOTEBOOK.cells if cell.cell_type == "code"]
 
 
 def test_the_notebook_trains_serves_asks_and_plots(
     tmp_path: Path, draw_folder: Draw, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    notebook = nbformat.read(ROOT / "examples" / "quickstart.ipynb", as_version=4)  # type: ignore[no-untyped-call]
-    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    assert not any(cell.outputs or cell.execution_count for cell in code), "clear its outputs before you commit it"
+    assert not any(cell.outputs or cell.execution_count for cell in CODE), "clear its outputs before you commit it"
     monkeypatch.setenv("CIFAR_DATA", str(draw_folder(splits=("train", "test"))))
     monkeypatch.setenv("CIFAR_PORT", str(free_port()))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # two for so few pictures mostly wait for each other
-    NotebookClient(notebook, timeout=100, resources={"metadata": {"path": tmp_path}}).execute()
-    outputs = [output for cell in code for output in cell.outputs]
+    NotebookClient(NOTEBOOK, timeout=100, resources={"metadata": {"path": tmp_path}}).execute()
+    outputs = [output for cell in CODE for output in cell.outputs]
     assert "24 of 24 right\n" in [output.get("text") for output in outputs]
     assert len([output for output in outputs if "image/png" in output.get("data", {})]) == 2  # what it shows and plots
+
+
+def test_without_a_folder_of_its_own_the_notebook_takes_cifar10(
+    cifar10_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CIFAR-10's archive lies unpacked where the notebook would download it to."""
+    (cifar10_folder / "quickstart").symlink_to(".")
+    monkeypatch.chdir(cifar10_folder)
+    monkeypatch.delenv("CIFAR_DATA", raising=False)
+    exec(CODE[0].source, {})
+    assert len(list(Path("quickstart/photos/train").glob("*/*.png"))) == 50
+    assert len(list(Path("quickstart/photos/test/cat").glob("*.png"))) == 1

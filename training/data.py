@@ -129,8 +129,9 @@ def load_cifar10(root: Path) -> Data:
     try:
         train, test = (CIFAR10(root, train=part, download=True) for part in (True, False))
     except (OSError, HTTPException, RuntimeError) as error:
+        reason = getattr(error, "reason", error)  # what urllib puts inside its own
         raise DataError(
-            f"CIFAR-10 could not be downloaded ({error}): try again, or give a folder of images with --data DIR"
+            f"CIFAR-10 could not be downloaded ({reason}): try again, or give a folder of images with --data DIR"
         ) from None
     finally:
         archive = root / CIFAR10.filename

@@ -1,11 +1,12 @@
 """How the weights change: the loss, the optimizer, its schedule, and the precision of the arithmetic."""
 
 import copy
+import inspect
 import math
 import sys
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,8 @@ from training.recipe import Recipe
 
 _RISE = 0.2  # the part of the updates in which a triangle's learning rate rises
 _FIRST_SCALE = 1024.0  # of float16 gradients: torch's own 65536 overflows at first, which skips updates
+
+Optimizer = TypeVar("Optimizer", bound=torch.optim.Optimizer)
 
 
 class Updates:
@@ -98,8 +101,19 @@ def make_optimizer(net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     ]
     # fused: one kernel for all parameters; the update is the optimizer's own.
     if recipe.optimizer == "adam":
-        return torch.optim.Adam(groups, rate, weight_decay=decay, fused=True)
-    return torch.optim.SGD(groups, rate, recipe.momentum, 0, decay, recipe.nesterov, fused=True)
+        return uncompiled(torch.optim.Adam)(groups, rate, weight_decay=decay, fused=True)
+    return uncompiled(torch.optim.SGD)(groups, rate, recipe.momentum, 0, decay, recipe.nesterov, fused=True)
+
+
+def uncompiled(optimizer: type[Optimizer]) -> type[Optimizer]:
+    """The same class, without what keeps torch.compile out of its methods.
+
+    That imports all of torch.compile when the first of them is called, which takes longer than to import torch.
+    """
+    guarded = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
+    methods = {name: inspect.unwrap(getattr(optimizer, name)) for name in guarded}
+    step = torch.no_grad()(inspect.unwrap(optimizer.step))
+    return type(optimizer.__name__, (optimizer,), {**methods, "step": step})
 
 
 def learning_rate_factor(recipe: Recipe, updates: int, done: int) -> float:

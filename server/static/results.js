@@ -28,7 +28,7 @@ async function fill(card, file, pictures, words) {
     const answer = await (await ask("predict?top_k=10", seen)).json();
     const ms = number(performance.now() - started, 1);
     await showAnswer(pictures, words, seen, answer, t("took", { file: file.name, ms, version: answer.model.version }));
-    const said = t("answered", { file: file.name, label: named(answer.label), percent: percent(answer.confidence) });
+    const said = t("answered", { file: file.name, label: named(answer.label), sure: howSure(answer) });
     tell(card, "answer", { said, version: answer.model.version });
   } catch (problem) {
     showProblem(words, problem, () => fill(card, file, pictures, words));
@@ -50,10 +50,13 @@ async function showAnswer(pictures, words, seen, answer, details) {
   const picture = make("img", { src: URL.createObjectURL(seen), alt: "", className: "seen" });
   await picture.decode();
   pictures.append(figure(picture, t("seen", { size: picture.naturalWidth })), whyFigure(seen, picture.src, pictures));
-  const sure = percent(answer.confidence) + (answer.uncertain ? `, ${t("uncertain")}` : "");
-  const headline = make("h3", {}, named(answer.label), " ", make("span", { className: "faint" }, sure));
+  const headline = make("h3", {}, named(answer.label), " ", make("span", { className: "faint" }, howSure(answer)));
   const ranked = bars(answer.top.map(({ label, probability }) => [label, probability]));
   words.replaceChildren(headline, ranked, make("p", { className: "faint details" }, details));
+}
+
+function howSure({ confidence, uncertain }) {
+  return percent(confidence) + (uncertain ? `, ${t("uncertain")}` : "");
 }
 
 function figure(content, caption) {

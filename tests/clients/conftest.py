@@ -1,13 +1,14 @@
-"""Fixtures of the client's tests: a service that fails on demand, and both clients behind one face."""
+"""What the client's tests share: a service that fails on demand, a folder to evaluate, both clients behind one face."""
 
 import asyncio
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
 
 from clients import AsyncClient, Client, ImageError, ImageInput, Prediction, protocol
-from tests.clients.fake_service import FakeService
+from tests.clients.fake_service import FakeService, png
 
 
 class Ask(Protocol):
@@ -63,3 +64,33 @@ def service() -> Iterator[FakeService]:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first pause between attempts is of 0.01 s; what the service asks for by Retry-After is obeyed as ever."""
     monkeypatch.setattr(protocol, "_FIRST_PAUSE_S", 0.01)
+
+
+def class_ids(answers: Sequence[Prediction | ImageError]) -> list[int | str]:
+    """The class of each prediction, the code of each error."""
+    return [answer.class_id if isinstance(answer, Prediction) else answer.code for answer in answers]
+
+
+@pytest.fixture
+def shapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, service: FakeService) -> FakeService:
+    """data/test has 5 circles, of which one looks square and one is damaged, and 4 squares, one of them hidden."""
+    service.classes = ["circle", "square"]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CIFAR_URL", service.url)
+    for name, content in {
+        "test/circle/0.png": png(0),
+        "test/circle/1.PNG": png(0),
+        "test/circle/2.png": png(1),
+        "test/circle/3.jpeg": png(0),
+        "test/circle/4.png": b"text",
+        "test/square/0.png": png(1),
+        "test/square/1.png": png(1),
+        "test/square/2.webp": png(1),
+        "test/square/.hidden.png": png(1),
+        "test/square/notes.txt": b"",
+        "train/circle/0.png": png(1),
+    }.items():
+        path = Path("data", name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return service

@@ -1,10 +1,9 @@
+"""`Client` and `AsyncClient`: what they take for an image, what they answer, and how they connect."""
+
 import asyncio
-import itertools
 import json
 import subprocess
 import sys
-import threading
-from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,16 +11,9 @@ import httpx
 import pytest
 from PIL import Image
 
-from clients import AsyncClient, ClassProbability, Client, ImageError, ImageInput, Prediction
-from clients.limiter import BATCH_SIZE
-from clients.many import BATCH_BYTES, RAW_BYTES
-from tests.clients.conftest import Ask
-from tests.clients.fake_service import Asked, FakeService, Reply, Silence, png
-
-
-def class_ids(answers: Sequence[Prediction | ImageError]) -> list[int | str]:
-    """The class of each prediction, the code of each error."""
-    return [answer.class_id if isinstance(answer, Prediction) else answer.code for answer in answers]
+from clients import ClassProbability, Client, ImageInput, Prediction
+from tests.clients.conftest import Ask, class_ids
+from tests.clients.fake_service import FakeService, Reply, png
 
 
 def test_a_prediction_says_the_class_its_confidence_the_runners_up_and_the_model(
@@ -129,140 +121,6 @@ def test_a_client_works_inside_a_running_event_loop(service: FakeService) -> Non
             return client.predict(png(4)).class_id
 
     assert asyncio.run(notebook()) == 4
-
-
-def test_many_answers_come_in_order_though_the_first_request_is_answered_last(service: FakeService, ask: Ask) -> None:
-    others = threading.Semaphore(0)
-
-    def hold_the_first(asked: Asked) -> None:
-        if asked.images[0] == png(0):
-            for _ in range(3):
-                assert others.acquire(timeout=10)
-        else:
-            others.release()
-
-    service.before = hold_the_first
-    numbers = [0, *(1 + number % 255 for number in range(4 * BATCH_SIZE - 1))]
-    assert class_ids(ask.many(service.url, map(png, numbers))) == numbers
-
-
-def test_a_bad_image_and_an_unreadable_file_get_their_error_in_place(
-    service: FakeService, ask: Ask, tmp_path: Path
-) -> None:
-    images: list[ImageInput] = [png(1), b"text", tmp_path / "missing.png", tmp_path, "null\0byte", png(2)]
-    answers = ask.many(service.url, images)
-    assert class_ids(answers) == [1, "not_an_image", "unreadable", "unreadable", "unreadable", 2]
-    assert str(answers[2]) == f"{tmp_path / 'missing.png'} cannot be read: no such file or directory"
-    assert str(answers[3]) == f"{tmp_path} cannot be read: is a directory"
-
-
-def test_a_stream_without_a_readable_image_asks_the_service_nothing(service: FakeService, ask: Ask) -> None:
-    assert class_ids(ask.many(service.url, ["missing.png", "missing.jpg"])) == ["unreadable", "unreadable"]
-    assert ask.many(service.url, []) == []
-    assert not service.asked
-
-
-def test_a_concurrency_below_1_is_the_callers_mistake(service: FakeService, ask: Ask) -> None:
-    with pytest.raises(ValueError, match="concurrency must be 1 or more, not 0"):
-        ask.many(service.url, [png(1)], concurrency=0)
-
-
-def test_a_lone_bad_image_is_yielded_too(service: FakeService, ask: Ask) -> None:
-    assert class_ids(ask.many(service.url, [b"text"])) == ["not_an_image"]
-
-
-def test_small_images_travel_packed_and_large_ones_alone_as_they_are(service: FakeService, ask: Ask) -> None:
-    large = png(9) + bytes(RAW_BYTES)  # what follows a PNG's end is ignored
-    images = [large if number == 5 else png(number % 256) for number in range(BATCH_SIZE + 1)]
-    assert class_ids(ask.many(service.url, images)) == [*range(5), 9, *range(6, BATCH_SIZE), 0]
-    assert sorted(len(asked.images) for asked in service.asked) == [1, 1, BATCH_SIZE - 1]
-    assert large in [asked.body for asked in service.asked]
-
-
-def test_the_bytes_of_a_request_are_bounded(service: FakeService, ask: Ask) -> None:
-    medium = png(1) + bytes(RAW_BYTES // 2)
-    ask.many(service.url, [medium] * 40)
-    assert max(sum(map(len, asked.images)) for asked in service.asked) <= BATCH_BYTES + RAW_BYTES
-
-
-def test_a_service_with_lower_limits_than_ours_still_gives_every_answer(service: FakeService, ask: Ask) -> None:
-    service.max_images = 3
-    service.max_body_bytes = 2000
-    images = [png(number) for number in range(20)] + [png(20) + bytes(3000)]
-    assert class_ids(ask.many(service.url, images)) == [*range(20), "body_too_large"]
-
-
-def test_an_endless_stream_is_read_only_a_window_ahead(service: FakeService) -> None:
-    taken = itertools.count()
-
-    def endless() -> Iterator[ImageInput]:
-        for number in taken:
-            yield png(number % 256)
-
-    with Client(service.url) as client:
-        answers = client.predict_many(endless(), concurrency=2)
-        assert class_ids(list(itertools.islice(answers, 3000))) == [number % 256 for number in range(3000)]
-        answers.close()
-    assert next(taken) <= 3000 + (2 * 2 + 1) * BATCH_SIZE
-
-
-def test_an_endless_asynchronous_stream_is_read_only_a_window_ahead(service: FakeService) -> None:
-    taken = itertools.count()
-
-    async def endless() -> AsyncIterator[ImageInput]:
-        for number in taken:
-            yield png(number % 256)
-
-    async def ask() -> list[Prediction | ImageError]:
-        got: list[Prediction | ImageError] = []
-        async with AsyncClient(service.url) as client:
-            answers = client.predict_many(endless(), concurrency=2)
-            async for answer in answers:
-                got.append(answer)
-                if len(got) == 3000:
-                    await answers.aclose()
-        return got
-
-    assert class_ids(asyncio.run(ask())) == [number % 256 for number in range(3000)]
-    assert next(taken) <= 3000 + (2 * 2 + 1) * BATCH_SIZE
-
-
-def test_requests_start_before_the_stream_goes_on(service: FakeService) -> None:
-    """What is gathered is not held back until a slow stream has given a window full."""
-    asked_for = threading.Event()
-
-    def slow() -> Iterator[ImageInput]:
-        yield from [png(1)] * BATCH_SIZE
-        assert asked_for.wait(10)
-        yield png(2)
-
-    service.before = lambda asked: asked_for.set()
-    with Client(service.url) as client:
-        assert class_ids(list(client.predict_many(slow()))) == [1] * BATCH_SIZE + [2]
-
-
-def test_a_stream_is_read_in_the_callers_thread(service: FakeService) -> None:
-    """A database's cursor works in no other."""
-    threads = set()
-
-    def rows() -> Iterator[ImageInput]:
-        threads.add(threading.get_ident())
-        yield png(1)
-
-    with Client(service.url) as client:
-        list(client.predict_many(rows()))
-    assert threads == {threading.get_ident()}
-
-
-def test_a_client_may_be_closed_before_its_last_answer_is_taken(service: FakeService) -> None:
-    with Client(service.url) as client:
-        answers = client.predict_many([png(1)] * 5000)
-        next(answers)
-        service.script.extend([Silence()] * 10)
-    answers.close()
-    client.close()
-    with pytest.raises(RuntimeError, match="the client is closed"):
-        client.predict(png(1))
 
 
 def test_importing_the_clients_loads_neither_torch_nor_numpy_nor_httpx() -> None:

@@ -189,6 +189,14 @@ def test_no_service_says_how_to_start_one(
     )
 
 
+def test_another_service_says_how_to_name_the_right_one(
+    pictures: FakeService, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures.script.append(problem(404, "not_found", "there is no such path"))
+    assert main(["circle.png"]) == 1
+    assert capsys.readouterr().err.endswith("; start the service with cifar-serve, or say where it is with --url\n")
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

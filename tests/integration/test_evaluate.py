@@ -12,6 +12,7 @@ from models.pixels import decode
 from tests.conftest import Draw
 from tests.integration.conftest import StartService
 from tests.integration.running import run_command
+from training.__main__ import main as cifar_train
 
 
 def labels_in_process(checkpoint: Path, files: list[Path]) -> list[str]:
@@ -42,11 +43,9 @@ def test_a_folder_of_two_classes_is_trained_served_asked_and_evaluated(
     draw_folder: Draw, start: StartService, tmp_path: Path
 ) -> None:
     folder = draw_folder(per_class=100)
-    trained = run_command(
-        "cifar-train", "--data", str(folder), "--epochs", "6", "--output", "net.pth", "--no-report", cwd=tmp_path
-    )
-    assert trained.returncode == 0, trained.stderr
-    service = start("--checkpoint", str(tmp_path / "net.pth"))
+    net = tmp_path / "net.pth"
+    assert cifar_train(["--data", str(folder), "--epochs", "6", "--output", str(net), "--no-report"]) == 0
+    service = start("--checkpoint", str(net))
 
     asked = run_command("cifar-predict", str(folder / "circle" / "003.png"), "--url", service.url, cwd=tmp_path)
     assert asked.returncode == 0, asked.stderr
@@ -62,4 +61,4 @@ def test_a_folder_of_two_classes_is_trained_served_asked_and_evaluated(
     report = json.loads((tmp_path / "report.json").read_text())
     assert sorted(entry["file"] for entry in report["predictions"]) == sorted(held_out)
     files = [folder / entry["file"] for entry in report["predictions"]]
-    assert [entry["label"] for entry in report["predictions"]] == labels_in_process(tmp_path / "net.pth", files)
+    assert [entry["label"] for entry in report["predictions"]] == labels_in_process(net, files)

@@ -20,6 +20,8 @@ from tests.integration.conftest import StartService
 from tests.integration.running import RunningService, running_service, save_net, wait_until, worker_of
 from tests.pictures import draw_shape
 
+OURS = "https://ours.example"
+
 
 @pytest.fixture(scope="module")
 def picture(tmp_path_factory: pytest.TempPathFactory) -> bytes:
@@ -67,6 +69,21 @@ def requests_under_way(service: RunningService, count: int) -> Iterator[list[soc
         for connection in sockets:
             connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nbegun")
         yield sockets
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("keys") / "keys"
+    path.write_text("kept\nold-secret\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def guarded(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path, keys: Path) -> Iterator[RunningService]:
+    """It wants a key, may be called from the pages of one other origin, and logs every request for people."""
+    flags = ("--api-keys-file", str(keys), "--cors-origins", OURS, "--access-log", "--log-format", "plain")
+    with running_service(tmp_path_factory.mktemp("service"), "--checkpoint", str(checkpoint), *flags) as service:
+        yield service
 
 
 def test_two_http_processes_are_one_sum(start: StartService, checkpoint: Path, picture: bytes) -> None:
@@ -142,15 +159,13 @@ def test_a_full_disk_under_the_log_harms_nobody(tmp_path: Path, checkpoint: Path
 
 
 def test_every_line_of_the_log_is_json_and_a_failed_request_is_found_by_its_id(
-    start: StartService, checkpoint: Path, picture: bytes
+    service: RunningService, picture: bytes
 ) -> None:
-    service = start("--checkpoint", str(checkpoint))
     trace = "0af7651916cd43dd8448eb211c80319c"
     predict(service, b"no picture", X_Request_ID="mine-1", traceparent=f"00-{trace}-b7ad6b7169203331-01")
     predict(service, picture, X_Request_ID="mine-2")
     httpx.get(f"{service.url}/a%0Ab?secret=query")
     wait_until(lambda: "%0Ab" in service.log.read_text())
-    assert service.stop() == 0
     written = lines(service)
     (refused,) = (line for line in written if line.get("request_id") == "mine-1")
     assert (refused["status"], refused["path"], refused["images"]) == (422, "/predict", 1)
@@ -161,48 +176,38 @@ def test_every_line_of_the_log_is_json_and_a_failed_request_is_found_by_its_id(
     assert "secret" not in service.log.read_text()
 
 
-def test_with_the_access_log_every_request_is_a_line_with_its_batch(
-    start: StartService, checkpoint: Path, picture: bytes
-) -> None:
-    service = start("--checkpoint", str(checkpoint), "--access-log", "--log-format", "plain")
-    predict(service, picture, X_Request_ID="mine-3")
-    wait_until(lambda: "mine-3" in service.log.read_text())
-    (line,) = (line for line in service.log.read_text().splitlines() if "mine-3" in line)
+def test_with_the_access_log_every_request_is_a_line_with_its_batch(guarded: RunningService, picture: bytes) -> None:
+    predict(guarded, picture, X_Request_ID="mine-3", X_API_Key="kept")
+    wait_until(lambda: "mine-3" in guarded.log.read_text())
+    (line,) = (line for line in guarded.log.read_text().splitlines() if "mine-3" in line)
     assert "INFO request answered request_id=mine-3 client=127.0.0.1 method=POST path=/predict status=200" in line
     assert line.endswith("images=1 batch_size=1")
 
 
 def test_keys_are_replaced_without_a_restart_and_are_nowhere_in_the_log(
-    start: StartService, checkpoint: Path, picture: bytes, tmp_path: Path
+    guarded: RunningService, keys: Path, picture: bytes
 ) -> None:
-    keys = tmp_path / "keys"
-    keys.write_text("old-secret\n")
-    service = start("--checkpoint", str(checkpoint), "--api-keys-file", str(keys), "--access-log")
-    refused = predict(service, picture)
+    refused = predict(guarded, picture)
     assert (refused.status_code, refused.json()["code"]) == (401, "unauthorized")
     assert refused.headers["WWW-Authenticate"].startswith("Bearer")
     assert refused.headers["X-Request-ID"] == refused.json()["request_id"]
-    assert predict(service, picture, X_API_Key="old-secret").is_success
-    assert predict(service, picture, X_API_Key="new-secret").status_code == 401
+    assert predict(guarded, picture, X_API_Key="old-secret").is_success
+    assert predict(guarded, picture, X_API_Key="new-secret").status_code == 401
 
-    keys.write_text("old-secret\nnew-secret\n")
-    wait_until(lambda: predict(service, picture, Authorization="Bearer new-secret").is_success)
-    assert predict(service, picture, X_API_Key="old-secret").is_success
-    keys.write_text("new-secret\n")
-    wait_until(lambda: predict(service, picture, X_API_Key="old-secret").status_code == 401)
+    keys.write_text("kept\nold-secret\nnew-secret\n")
+    wait_until(lambda: predict(guarded, picture, Authorization="Bearer new-secret").is_success)
+    assert predict(guarded, picture, X_API_Key="old-secret").is_success
+    keys.write_text("kept\nnew-secret\n")
+    wait_until(lambda: predict(guarded, picture, X_API_Key="old-secret").status_code == 401)
 
     for path in ("/livez", "/readyz", "/metrics"):
-        assert httpx.get(f"{service.url}{path}").is_success
-    assert httpx.get(f"{service.url}/openapi.json").status_code == 401
-    assert "secret" not in service.log.read_text()
+        assert httpx.get(f"{guarded.url}{path}").is_success
+    assert httpx.get(f"{guarded.url}/openapi.json").status_code == 401
+    assert "secret" not in guarded.log.read_text()
 
 
-def test_a_body_without_a_key_is_refused_before_it_is_read(
-    start: StartService, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("CIFAR_API_KEYS", "one,two")
-    service = start("--checkpoint", str(checkpoint))
-    with requests_under_way(service, 1) as (upload,):
+def test_a_body_without_a_key_is_refused_before_it_is_read(guarded: RunningService) -> None:
+    with requests_under_way(guarded, 1) as (upload,):
         upload.settimeout(10)
         assert upload.recv(100).startswith(b"HTTP/1.1 401")
 
@@ -223,13 +228,13 @@ def test_tls_is_served_with_the_files_given(tmp_path: Path, checkpoint: Path, pi
 
 
 def test_other_origins_may_call_where_they_are_named_and_not_elsewhere(
-    start: StartService, service: RunningService, checkpoint: Path, picture: bytes
+    guarded: RunningService, service: RunningService, picture: bytes
 ) -> None:
-    ours, other = "https://ours.example", "https://other.example"
-    assert "Access-Control-Allow-Origin" not in predict(service, picture, Origin=ours).headers
-    open_to_ours = start("--checkpoint", str(checkpoint), "--cors-origins", ours)
-    answer = predict(open_to_ours, picture, Origin=ours)
-    assert answer.headers["Access-Control-Allow-Origin"] == ours
-    assert "Access-Control-Allow-Origin" not in predict(open_to_ours, picture, Origin=other).headers
-    asked = {"Origin": ours, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "X-API-Key"}
-    assert httpx.options(f"{open_to_ours.url}/predict", headers=asked).is_success
+    assert "Access-Control-Allow-Origin" not in predict(service, picture, Origin=OURS).headers
+    answer = predict(guarded, picture, Origin=OURS, X_API_Key="kept")
+    assert answer.is_success
+    assert answer.headers["Access-Control-Allow-Origin"] == OURS
+    other = predict(guarded, picture, Origin="https://other.example", X_API_Key="kept")
+    assert "Access-Control-Allow-Origin" not in other.headers
+    asked = {"Origin": OURS, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "X-API-Key"}
+    assert httpx.options(f"{guarded.url}/predict", headers=asked).is_success

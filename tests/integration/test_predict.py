@@ -179,9 +179,14 @@ def test_pictures_of_every_kind_are_answered(http: httpx.Client) -> None:
 
 
 def test_unknown_paths_and_methods_are_problems_too(http: httpx.Client) -> None:
-    assert http.get("/nothing").json()["code"] == "not_found"
+    nothing = http.get("/nothing").json()
+    assert (nothing["code"], nothing["detail"]) == (
+        "not_found",
+        "GET /nothing: there is no such path: see /docs",
+    )
     wrong_method = http.get("/predict")
     assert (wrong_method.status_code, wrong_method.json()["code"]) == (405, "method_not_allowed")
+    assert wrong_method.json()["detail"] == "GET /predict: this path takes POST"
 
 
 def test_probes_answer(http: httpx.Client) -> None:

@@ -67,10 +67,13 @@ def test_a_refusal_says_why_where_its_clients_look(
     refusal = http.post(f"{path}:predict", json=document)
     assert refusal.status_code == status
     assert refusal.json()["error"] == refusal.json()["detail"]
+    assert refusal.headers["Content-Type"] == "application/json", "KServe's client reads no other"
 
 
 def test_the_model_says_that_it_is_there(http: httpx.Client, checkpoint: Path) -> None:
-    (version,) = http.get(MODEL).raise_for_status().json()["model_version_status"]
+    answer = http.get(MODEL).raise_for_status().json()
+    assert (answer["name"], answer["ready"]) == ("cifar_net", True)
+    (version,) = answer["model_version_status"]
     assert version == {
         "version": load(checkpoint).card.version,
         "state": "AVAILABLE",

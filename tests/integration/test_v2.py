@@ -93,11 +93,12 @@ def test_all_inputs_and_outputs_in_both_forms_give_the_networks_probabilities(
     assert answer.get_response()["id"] == "mine"
 
 
-def test_plain_json_takes_pictures_as_base64(service: RunningService, expected: np.ndarray) -> None:
+@pytest.mark.parametrize("shape", [[2], [2, 1]])
+def test_plain_json_takes_pictures_as_base64(service: RunningService, expected: np.ndarray, shape: list[int]) -> None:
     tensor = {
         "name": "image",
         "datatype": "BYTES",
-        "shape": [2],
+        "shape": shape,
         "data": [base64.b64encode(p).decode() for p in PICTURES[:2]],
     }
     answer = httpx.post(f"{service.url}/v2/models/{MODEL}/infer", json={"inputs": [tensor]}).json()

@@ -1,5 +1,6 @@
 """What the server's tests share."""
 
+import base64
 import contextlib
 import logging
 import shutil
@@ -11,7 +12,7 @@ import pytest
 from tests.integration.running import RunningService, running_service
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, JSHandle, Page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 KEY = "typed-into-the-page"
@@ -78,3 +79,21 @@ def open_page(service: RunningService, browser: "Browser") -> Iterator[Open]:
 
         yield open_page
         assert not complaints
+
+
+def transfer(page: "Page", files: dict[str, bytes]) -> "JSHandle":
+    """What a drop or a paste carries."""
+    encoded = [[name, base64.b64encode(content).decode()] for name, content in files.items()]
+    return page.evaluate_handle(
+        """(files) => {
+            const transfer = new DataTransfer();
+            for (const [name, content] of files)
+                transfer.items.add(new File([Uint8Array.from(atob(content), (c) => c.charCodeAt(0))], name));
+            return transfer;
+        }""",
+        encoded,
+    )
+
+
+def drop(page: "Page", **files: bytes) -> None:
+    page.dispatch_event("#drop", "drop", {"dataTransfer": transfer(page, files)})

@@ -23,7 +23,7 @@ def test_a_flag_comes_before_the_environment_which_comes_before_the_default(monk
         (["--port", "80"], "--port (CIFAR_PORT): Input should be greater than or equal to 1024, not '80'"),
         (["--deadline-s", "soon"], "--deadline-s (CIFAR_DEADLINE_S): Input should be a valid number"),
         (["--host", "example.org"], "--host (CIFAR_HOST): Input should be '127.0.0.1', '0.0.0.0' or '::'"),
-        (["--colour", "red"], "--colour"),
+        (["--colour", "red"], "cifar-serve: unrecognized arguments: --colour red (see cifar-serve --help)\n"),
     ],
 )
 def test_a_wrong_value_is_named_with_its_flag(
@@ -32,7 +32,9 @@ def test_a_wrong_value_is_named_with_its_flag(
     with pytest.raises(SystemExit) as exit_:
         main(arguments)
     assert exit_.value.code == 2
-    assert says in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert says in said
+    assert said.count("\n") == 1
 
 
 def test_the_working_directorys_checkpoint_comes_before_the_shipped_one(

@@ -1,6 +1,7 @@
 """However a message of the Open Inference Protocol is broken, it is refused in words."""
 
 import json
+import math
 from typing import Any
 
 import numpy as np
@@ -70,3 +71,13 @@ def test_elements_that_are_cut_off_are_refused(data: bytes) -> None:
     head = json.dumps({"inputs": [tensor]}).encode()
     with pytest.raises(ServiceError, match="each after its length"):
         read_request(head + data, str(len(head)), CARD, max_images=10)
+
+
+@pytest.mark.parametrize(
+    ("shape", "status"), [([11], 413), ([1, 11], 413), ([11, 1], 413), ([0], 400), ([1, 0], 400), ([], 400)]
+)
+def test_images_are_counted_however_they_are_laid_out(shape: list[int], status: int) -> None:
+    tensor = {"name": "image", "datatype": "BYTES", "shape": shape, "data": ["QQ=="] * math.prod(shape)}
+    with pytest.raises(ServiceError) as refusal:
+        read_request(json.dumps({"inputs": [tensor]}).encode(), None, CARD, max_images=10)
+    assert refusal.value.status == status

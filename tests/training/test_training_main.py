@@ -2,8 +2,6 @@
 
 import os
 import pty
-import resource
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -26,15 +24,6 @@ Draw = Callable[..., Path]
 @pytest.fixture(autouse=True)
 def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-
-
-def refusal(capsys: pytest.CaptureFixture[str], status: int, *arguments: str) -> str:
-    """What cifar-train says on stderr when it refuses `arguments`: one line."""
-    assert main(arguments) == status
-    sentence = capsys.readouterr().err
-    assert sentence.startswith("cifar-train: ")
-    assert sentence.count("\n") == 1
-    return sentence
 
 
 def test_a_folder_of_two_classes_trains_and_is_told_apart(
@@ -168,59 +157,6 @@ def test_in_a_terminal_a_bar_shows_rate_loss_and_time_left_while_the_log_stays_c
     assert "[60," in Path("log").read_text()
 
 
-def test_a_full_disk_is_one_sentence_and_leaves_no_file(draw_folder: Draw, capsys: pytest.CaptureFixture[str]) -> None:
-    draw_folder()
-    Path("out").mkdir()
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))  # bytes a file: less than the weights take
-    try:
-        sentence = refusal(capsys, 1, "--data", "shapes", "--output", "out/net.pth", "--no-report")
-        assert sentence.endswith("out/net.resume cannot be written (File too large): make room\n")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert list(Path("out").iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("arguments", "reason"),
-    [
-        (["fancy"], "invalid choice: 'fancy'"),
-        (["--output", "."], ". is a folder; name a file, such as cifar_net.pth"),
-        (["--output", "net.json"], "net.json is where the model card would go; name it net.pth"),
-        (["--output", "net.run"], "net.run is where the report would go; name it net.pth"),
-        (["--epochs", "0"], "--epochs: Input should be greater than or equal to 1, not '0'"),
-        (["--flip", "sideways"], "--flip: Input should be 'none', 'random' or 'alternating', not 'sideways'"),
-        (["--seed", "-1"], "--seed"),
-        (["--device", "abacus"], "'abacus' is not one of auto, cpu, cuda, cuda:N, mps"),
-    ],
-)
-def test_bad_use_is_one_sentence(capsys: pytest.CaptureFixture[str], arguments: list[str], reason: str) -> None:
-    assert reason in refusal(capsys, 2, *arguments)
-
-
-def test_a_device_that_is_not_here_is_refused_before_the_data_is_read(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "there is no cuda:99 here" in refusal(capsys, 1, "--data", "nowhere", "--device", "cuda:99")
-
-
-@pytest.mark.parametrize(
-    ("arguments", "reason"),
-    [
-        (["--image-size", "48"], "net cannot take images of 48 pixels a side: choose another --image-size, or another"),
-        (["fast", "--image-size", "2"], "airbench cannot take images of 2 pixels a side"),
-        (["--architecture", "fancy"], "no architecture is called 'fancy'; there are: "),
-    ],
-)
-def test_what_the_network_cannot_take_is_refused_before_the_data_is_read(
-    capsys: pytest.CaptureFixture[str], arguments: list[str], reason: str
-) -> None:
-    assert reason in refusal(capsys, 1, "--data", "nowhere", *arguments)
-
-
-def test_cifar10_has_one_size(capsys: pytest.CaptureFixture[str]) -> None:
-    sentence = refusal(capsys, 1, "fast", "--image-size", "48")
-    assert "cifar10 is 32 pixels a side: leave --image-size out" in sentence
-
-
 def test_imbalanced_grey_pictures_of_another_size_train_and_the_card_says_all_of_it(
     draw_folder: Draw, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -239,32 +175,3 @@ def test_imbalanced_grey_pictures_of_another_size_train_and_the_card_says_all_of
     said = capsys.readouterr().out
     assert "The classes are imbalanced, 32 training images of circle and 8 of rare 四角: with --weighted-loss" in said
     assert f"balanced accuracy: {100 * card.scores.balanced_accuracy:.1f} %\n" in said
-
-
-def test_an_output_that_cannot_be_written_is_refused_before_the_data_is_read(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    Path("file").touch()
-    sentence = refusal(capsys, 1, "--data", "nowhere", "--output", "file/net.pth")
-    assert "file/net.pth cannot be written: " in sentence
-
-
-def test_data_that_cannot_be_trained_on_is_one_sentence(capsys: pytest.CaptureFixture[str], draw_folder: Draw) -> None:
-    root = draw_folder()
-    shutil.rmtree(root / "square")
-    assert "has only one class, circle" in refusal(capsys, 1, "--data", "shapes")
-
-
-def test_help_fits_a_screen_and_shows_the_defaults(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--help"]) == 0
-    shown = capsys.readouterr().out
-    assert len(shown.splitlines()) <= 24
-    for default in ("tutorial", "cifar10", "cifar_net.pth", "0", "auto", "the recipe's"):
-        assert f"(default: {default})" in " ".join(shown.split())
-
-
-def test_without_torch_it_says_what_to_install() -> None:
-    code = "import sys; sys.modules['torch'] = None; from training.__main__ import main; sys.exit(main([]))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 1
-    assert done.stderr == "cifar-train: torch is not installed: pip install '.[training]' in its checkout\n"

@@ -13,22 +13,8 @@ import pytest
 from tests.pictures import draw_shape
 from training.__main__ import main
 
-RUN = [
-    "net-best",
-    "--precision",
-    "float32",
-    "--data",
-    "shapes",
-    "--epochs",
-    "8",
-    "--batch-size",
-    "8",
-    "--report-every",
-    "5",
-    "--cutout",
-    "4",
-]
-RUN += ["--no-report"]
+RUN = ["net-best", "--precision", "float32", "--data", "shapes", "--epochs", "8", "--batch-size", "8"]
+RUN += ["--report-every", "5", "--cutout", "4", "--no-report"]
 STOPS = {signal.SIGTERM: 143, signal.SIGKILL: -signal.SIGKILL}  # and the exit code of each; SIGINT is as SIGTERM
 
 
@@ -55,8 +41,11 @@ def in_a_copy(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def stop_in_the_third_epoch(number: signal.Signals, *arguments: str) -> int:
-    command = [sys.executable, "-u", "-m", "training", *RUN, *arguments]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+    command = [sys.executable, "-X", "importtime", "-u", "-m", "training", *RUN, *arguments]
+    with (
+        Path(f"{number.name}.imports").open("w") as imports,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=imports, text=True) as process,
+    ):
         assert process.stdout is not None
         while not process.stdout.readline().startswith("[3,     5]"):
             assert process.poll() is None
@@ -72,6 +61,12 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_weights(number: signal.Signal
     assert main([*RUN, "--output", str(stopped), "--resume"]) == 0
     assert stopped.read_bytes() == Path("never.pth").read_bytes()
     assert not stopped.with_suffix(".resume").exists()
+
+
+def test_a_run_does_not_wait_for_a_compiler_that_it_has_no_use_for() -> None:
+    imported = {line.rpartition("|")[2].strip() for line in Path("SIGTERM.imports").read_text().splitlines()}
+    assert "torch" in imported
+    assert not {"torch._dynamo", "torch._inductor", "sympy"} & imported
 
 
 def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

@@ -1,0 +1,61 @@
+"""The refusals on docs/http-api.md that no command there provokes are the service's own."""
+
+import asyncio
+import contextlib
+import json
+from pathlib import Path
+
+import httpx
+from pydantic import SecretStr
+
+from models.card import ModelCard
+from models.pixels import Pixels
+from server.asgi import build_app
+from server.engine import Predictions
+from server.settings import Settings
+from tests.documents import blocks_of
+from tests.pictures import draw_shape, encode
+
+PAGE = Path(__file__).parents[2] / "docs" / "http-api.md"
+DEADLINE_S = 0.05  # where the page has the default
+
+
+class NeverDone:
+    """An engine whose first batch takes for ever."""
+
+    slots = 1
+    ready = True
+    card = ModelCard(sha256="a" * 64)
+
+    async def infer(self, pixels: Pixels) -> Predictions:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def reload(self) -> ModelCard:
+        return self.card
+
+
+async def ask_for_more_than_it_can() -> list[httpx.Response]:
+    """Once without a key, and with it four times at once where one picture may wait."""
+    settings = Settings(api_keys=SecretStr("key"), max_waiting_images=1, deadline_s=DEADLINE_S)
+    app = build_app(settings, NeverDone(), lambda app: contextlib.nullcontext())
+    picture = encode(draw_shape("circle", 1))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service") as client:
+        headers = [{}, *[{"X-API-Key": "key"}] * 4]
+        return await asyncio.gather(*(client.post("/predict", content=picture, headers=each) for each in headers))
+
+
+def test_the_refusals_that_the_page_shows_are_the_services_own() -> None:
+    shown = {}
+    for block in blocks_of(PAGE):
+        if block.language == "http" and not block.is_output:
+            head, _, body = block.text.partition("\n\n")
+            shown[int(head.split()[1])] = (head.splitlines(), json.loads(body))
+    answers = asyncio.run(ask_for_more_than_it_can())
+    for answer in answers:
+        head_lines, problem = shown[answer.status_code]
+        said = {f"HTTP/1.1 {answer.status_code} {answer.reason_phrase}"}
+        assert set(head_lines) <= said | {f"{name}: {value}" for name, value in answer.headers.items()}
+        detail = answer.json()["detail"].replace(f"{DEADLINE_S:g} s", f"{Settings().deadline_s:g} s")
+        assert {**answer.json(), "detail": detail} == {**problem, "request_id": answer.headers["X-Request-ID"]}
+    assert {answer.status_code for answer in answers} == set(shown) == {401, 429, 504}
