@@ -11,8 +11,8 @@ from models.card import ModelCard, Scores, Training
 from models.checkpoint import save
 from tests.integration.running import RunningService, running_service
 from tests.pictures import draw_shape
-from tests.server.conftest import Open
-from tests.server.test_page import SHIP, drop
+from tests.server.conftest import Open, drop
+from tests.server.test_page import SHIP
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
