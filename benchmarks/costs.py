@@ -1,20 +1,22 @@
 """What a request costs each process of the service: the CPU time that the system accounts to it under load by wrk."""
 
-import base64
-import json
+import io
 import resource
-import signal
 import statistics
 import sys
+import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from PIL import Image
 
-from benchmarks.servers import Server, all_servers, running
-from benchmarks.serving import Column, make_columns, run_wrk
+from benchmarks.lineup import all_servers
+from benchmarks.servers import Server, running
+from benchmarks.wrk import run_wrk
 from tests.integration.load import gauge
+from tests.pictures import draw_shape, encode
 
 CONNECTIONS = (1, 16, 64, 256)
 MANY, PHOTO = "256 of them in a request, JSON", "one photograph of 1024x768"
@@ -40,29 +42,36 @@ class Cost:
     batch: float
 
 
-def make_loads(folder: Path) -> list[Column]:
-    columns = make_columns(folder, CONNECTIONS, None)
-    (picture,) = columns[0].bodies[False]
-    many, photo = folder / "many.json", folder / "photo.jpg"
-    many.write_text(json.dumps({"images": [base64.b64encode(picture.read_bytes()).decode()] * IMAGES}))
-    Image.effect_noise((1024, 768), 12).convert("RGB").save(photo, quality=60)
-    return [*columns, Column(MANY, 4, {True: [many]}), Column(PHOTO, 64, {False: [photo]})]
+class Column(NamedTuple):
+    """A load: so many connections, each with requests of so many of the same image."""
+
+    title: str
+    connections: int
+    image: bytes
+    images: int = 1
+
+
+def make_loads() -> list[Column]:
+    picture, photo = encode(draw_shape("circle", 1, (32, 32)), "JPEG"), io.BytesIO()
+    Image.effect_noise((1024, 768), 12).convert("RGB").save(photo, "JPEG", quality=60)
+    singles = [Column(str(count), count, picture) for count in CONNECTIONS]
+    return [*singles, Column(MANY, 4, picture, IMAGES), Column(PHOTO, 64, photo.getvalue())]
 
 
 def measure(columns: Sequence[Column], rounds: int, seconds: int) -> dict[str, Seen]:
     """Medians of the rounds, by the titles of the columns."""
     server, *_ = all_servers()
     found: dict[str, list[Seen]] = {column.title: [] for column in columns}
-    with running(server, columns[0].bodies[False][0]):
-        server.signal(signal.SIGCONT)
+    with tempfile.TemporaryDirectory() as folder, running(server):
         for _ in range(rounds):
             for column in columns:
                 print(f"connections: {column.title}", file=sys.stderr)
-                found[column.title].append(load(replace(server, as_json=False not in column.bodies), column, seconds))
+                files = server.protocol.write(Path(folder), "load", [[column.image] * column.images])
+                found[column.title].append(load(server, files, column.connections, seconds))
     return {title: median(loads) for title, loads in found.items()}
 
 
-def load(server: Server, column: Column, seconds: int) -> Seen:
+def load(server: Server, files: Sequence[Path], connections: int, seconds: int) -> Seen:
     is_worker = ["spawn_main" in " ".join(process.cmdline()) for process in server.family]
 
     def counted() -> list[float]:
@@ -73,7 +82,7 @@ def load(server: Server, column: Column, seconds: int) -> Seen:
         return [*server.cpu_seconds(), images, batches, wrk.ru_utime + wrk.ru_stime]
 
     before = counted()
-    ran = run_wrk(server, column, seconds)
+    ran = run_wrk(server.port, files, connections, seconds)
     *processes, images, batches, wrk = (now - then for then, now in zip(before, counted(), strict=True))
     worker = sum(spent for spent, at_work in zip(processes, is_worker, strict=True) if at_work)
     seconds_of = {"client": wrk, "HTTP process": sum(processes) - worker, "worker": worker}

@@ -11,17 +11,16 @@ import argparse
 import os
 import statistics
 import sys
-import tempfile
 from collections import deque
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import simpy
 
 from benchmarks.costs import CONNECTIONS, IMAGES, MANY, PHOTO, Cost, Seen, make_loads, measure, solve
-from benchmarks.serving import no_wrk
+from benchmarks.protocols import RAW
+from benchmarks.wrk import no_wrk
 
 _ALONE, _BUSY = CONNECTIONS[0], CONNECTIONS[2]  # what the costs are taken from
 _MAX_BATCH_SIZE = 64
@@ -53,10 +52,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     if no_wrk():
         return 1
-    with tempfile.TemporaryDirectory() as folder:
-        loads = make_loads(Path(folder))
-        sizes = {column.title: column.bodies[False not in column.bodies][0].stat().st_size for column in loads}
-        seen = measure(loads, options.rounds, options.seconds)
+    loads = make_loads()
+    sizes = {column.title: len(RAW.encode([column.image] * column.images).content) for column in loads}
+    seen = measure(loads, options.rounds, options.seconds)
     alone, busy = seen[str(_ALONE)], seen[str(_BUSY)]
     costs = {process: solve(process, alone, busy) for process in busy.spent}
     print_costs(costs)
