@@ -51,6 +51,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         if problem := _cannot_start(settings):
             print(f"cifar-serve: {problem}", file=sys.stderr)
             return 1
+        if settings.engine == "ray":
+            from server.ray_run import serve_on_ray
+
+            return serve_on_ray(settings)
         return serve(settings)
     except KeyboardInterrupt:  # before there was anything to stop
         return 0
@@ -79,7 +83,6 @@ def read_settings(argv: Sequence[str]) -> "Settings":
 def _cannot_start(settings: "Settings") -> str | None:
     """What can be told at once: the rest a worker says when it loads the checkpoint."""
     from server.security import ApiKeys, KeysError, tls_problem
-    from server.settings import nvidia_gpus
 
     try:
         ApiKeys(settings)
@@ -87,12 +90,26 @@ def _cannot_start(settings: "Settings") -> str | None:
         return str(error)
     if problem := tls_problem(settings) or _no_temporary_folder():
         return problem
-    if settings.device == "cuda" and not nvidia_gpus():
-        return "--device cuda: this machine has no NVIDIA GPU, or no driver for it"
     checkpoint = settings.checkpoint_path()
     if not checkpoint.is_file():
         missing = f"{checkpoint} is a folder" if checkpoint.is_dir() else f"there is no checkpoint at {checkpoint}"
         return f"{missing}: train one with cifar-train, or name another with --checkpoint"
+    return _cannot_deploy(settings) if settings.engine == "ray" else _cannot_listen(settings)
+
+
+def _cannot_deploy(settings: "Settings") -> str | None:
+    if not importlib.util.find_spec("ray"):
+        return "--engine ray: Ray is not installed: pip install '.[ray]' in its checkout"
+    if settings.device == "cuda" and not settings.gpus_per_worker:
+        return "--device cuda on Ray: say how much of a GPU a worker has: --gpus-per-worker 1, or a part of it"
+    return None
+
+
+def _cannot_listen(settings: "Settings") -> str | None:
+    from server.settings import nvidia_gpus
+
+    if settings.device == "cuda" and not nvidia_gpus():
+        return "--device cuda: this machine has no NVIDIA GPU, or no driver for it"
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -22,7 +22,7 @@ from litserve.utils import WorkerSetupStatus
 from server import logs
 from server.asgi import build_app
 from server.engine import WorkerEngine
-from server.metrics import SEEN, WORKER_RESTARTS, until_ended
+from server.metrics import SEEN, WORKER_RESTARTS, counting, until_ended
 from server.settings import Settings, cores
 from server.worker import ClassifierAPI, socket_path
 
@@ -62,20 +62,17 @@ class ClassifierServer(litserve.LitServer):
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
         """An HTTP process, from its start to its end: connected to the workers."""
         connecting = asyncio.create_task(self._engine.keep_connected())
-        counting = asyncio.create_task(SEEN.keep_writing())
         first = app.response_queue_id == 0  # type: ignore[attr-defined]  # LitServe numbers its processes by it
         SEEN.counts_reloads = first
         announcing = asyncio.create_task(self._announce()) if first else None
         gc.collect()
         gc.set_threshold(10_000)
         gc.freeze()  # what is here stays: a full collection over it would stop the event loop for nothing
-        yield
+        async with counting():
+            yield
         connecting.cancel()
         if announcing:
             announcing.cancel()
-        counting.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await counting  # its last numbers
 
     async def _announce(self) -> None:
         card = await self._engine.wait_until_ready()

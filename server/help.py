@@ -10,7 +10,7 @@ from server.settings import Settings
 
 _GROUPS = {  # by the first of their settings
     "checkpoint": "Model and address",
-    "workers": "Processes and batches",
+    "engine": "Processes and batches",
     "max_body_bytes": "Limits of a request",
     "api_keys": "Who may ask",
     "log_format": "Logs",

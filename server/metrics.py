@@ -13,7 +13,7 @@ import logging
 import os
 from collections import Counter as Count
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -207,6 +207,16 @@ class Seen:
                 await asyncio.sleep(_WRITE_EVERY_S)
         finally:
             self.write()
+
+
+@contextlib.asynccontextmanager
+async def counting() -> AsyncIterator[None]:
+    """While a process serves: its numbers are written, the last ones too."""
+    task = asyncio.create_task(SEEN.keep_writing())
+    yield
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
 
 
 def _write_predictions(probabilities: Probabilities, classes: Sequence[str], uncertain_below: float | None) -> None:

@@ -1,6 +1,7 @@
 """The boundary that every request crosses: it gets an id and is counted, its key is checked, its body has a limit, and
 an error becomes a response."""
 
+import asyncio
 import logging
 import random
 import re
@@ -50,6 +51,9 @@ class Boundary:
             await self._app(scope, exchange.receive, exchange.send)
         except ClientDisconnect:
             exchange.status = _CLIENT_GONE
+        except asyncio.CancelledError:  # as Ray does it to a request whose client has gone
+            exchange.status = exchange.status or _CLIENT_GONE
+            raise
         except Exception as error:
             await exchange.refuse(error)
         finally:

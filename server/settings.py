@@ -40,8 +40,14 @@ class Settings(BaseSettings):
     reload: bool = Field(True, description="serve a changed checkpoint without a restart")
     samples: DirectoryPath | None = Field(None, description="folder of pictures to try on the page")
 
-    workers: PositiveInt | Literal["auto"] = Field("auto", description="processes a device that run the network")
-    http_processes: PositiveInt | Literal["auto"] = Field("auto", description="processes that answer HTTP")
+    engine: Literal["litserve", "ray"] = Field("litserve", description="this machine, or a Ray cluster: extra 'ray'")
+    workers: PositiveInt | Literal["auto"] = Field(
+        "auto", description="processes a device that run the network; on Ray in all"
+    )
+    http_processes: PositiveInt | Literal["auto"] = Field(
+        "auto", description="processes that answer HTTP; on Ray of each node"
+    )
+    gpus_per_worker: float = Field(0, ge=0, description="on Ray: GPUs of a worker, or its part of one, like 0.25")
     max_batch_size: int = Field(64, ge=1, description="images the network takes at once")
     max_waiting_images: int = Field(4096, ge=1, description="images a process holds before it answers 429")
     max_waiting_bytes: int = Field(2**29, ge=1, description="of request bodies a process holds before it answers 429")

@@ -69,7 +69,7 @@ def running_service(
         )
     service = RunningService(process, url, log)
     try:
-        wait_until(lambda: process.poll() is not None or _is_ready(url, trust or True), timeout_s=60)
+        wait_until(lambda: process.poll() is not None or _is_ready(url, trust or True), timeout_s=110)
         if process.poll() is not None:
             raise RuntimeError(f"cifar-serve {' '.join(flags)} ended with {process.returncode}:\n{log.read_text()}")
         yield service

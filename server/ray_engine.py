@@ -1,0 +1,91 @@
+"""The engine on a Ray cluster: batches go to the replicas of Classifier, on whichever node they are."""
+
+import asyncio
+import math
+import time
+from typing import Any
+
+from ray.exceptions import RayError, RayTaskError
+from ray.serve.exceptions import RayServeException
+from ray.serve.handle import DeploymentHandle
+
+from models.card import ModelCard
+from models.pixels import Pixels
+from server.engine import Predictions, WorkerLost
+from server.errors import InferenceFailed, NotReady
+from server.metrics import SEEN
+
+_ASK_EVERY_S = 0.5
+_ANSWER_WITHIN_S = 2.0
+_HEARD_LATELY_S = 3.0  # a replica that takes another checkpoint over is not there for a moment
+
+
+class RayEngine:
+    """Ray picks the replica with the least to do, and finds another for a batch that a lost one had not begun.
+
+    A batch without an answer for a third of the deadline is sent again: of a machine that is gone, network and all,
+    Ray itself hears only after some half a minute.
+    """
+
+    def __init__(self, replicas: DeploymentHandle[Any], deadline_s: float) -> None:
+        self._replicas = replicas
+        self._patience_s = deadline_s / 3
+        self._running = 1
+        self._heard_at = -math.inf
+        self._card: ModelCard | None = None
+        self.informed = asyncio.Event()
+
+    @property
+    def slots(self) -> int:
+        return self._running + 1
+
+    @property
+    def card(self) -> ModelCard | None:
+        return self._card
+
+    @property
+    def ready(self) -> bool:
+        return time.monotonic() - self._heard_at < _HEARD_LATELY_S
+
+    async def infer(self, pixels: Pixels) -> Predictions:
+        answer = self._replicas.predict.remote(pixels)
+        try:
+            async with asyncio.timeout(self._patience_s):
+                probabilities, card = await answer
+        except TimeoutError:
+            answer.cancel()  # type: ignore[no-untyped-call]
+            raise WorkerLost from None
+        except RayTaskError as error:
+            raise InferenceFailed(f"the network failed: {error.cause}") from None
+        except (RayError, RayServeException) as error:
+            raise WorkerLost from error
+        self._heard_at = time.monotonic()
+        return Predictions(probabilities, card)
+
+    async def reload(self) -> ModelCard:
+        """What is served: the command that deployed it looks at the checkpoint by itself, and deploys what changes."""
+        if self._card is None:
+            raise NotReady("no model is ready yet: ask again in a moment")
+        return self._card
+
+    async def keep_informed(self) -> None:
+        """Until cancelled: how many replicas there are, and what they serve."""
+        while True:
+            await self._ask()
+            await asyncio.sleep(_ASK_EVERY_S)
+
+    async def _ask(self) -> None:
+        try:
+            answers = await self._replicas.broadcast("card").results_async(
+                timeout_s=_ANSWER_WITHIN_S, return_exceptions=True
+            )
+        except (TimeoutError, RayError, RayServeException):
+            return
+        cards = [answer for answer in answers if isinstance(answer, ModelCard)]
+        if not cards:
+            return
+        self._running, self._heard_at = len(cards), time.monotonic()
+        if self._card is None or all(card == cards[0] for card in cards):  # else they are changing over
+            self._card = cards[0]
+            SEEN.model(self._card)
+        self.informed.set()

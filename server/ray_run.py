@@ -1,0 +1,119 @@
+"""`cifar-serve --engine ray`: deploys on a cluster that runs, follows the checkpoint, takes the application down."""
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from pathlib import Path
+from typing import NoReturn
+
+import ray
+from ray import serve
+from ray.exceptions import RayError
+
+from models.card import ModelCard
+from models.checkpoint import CheckpointError
+from server.live_model import LiveModel
+from server.ray_app import QUIET, application, pack
+from server.settings import Settings
+
+_APPLICATION = "cifar"
+_LOOK_EVERY_S = 0.5
+
+log = logging.getLogger(__name__)
+
+
+def serve_on_ray(settings: Settings) -> int:
+    """Runs until Ctrl-C or SIGTERM; requests in flight are answered. The cluster stays as it was."""
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    stop = signal.getsignal(signal.SIGTERM)
+    try:
+        _knock(os.environ.get("RAY_ADDRESS", ""))
+        ray.init("auto", logging_level=logging.WARNING)
+    except (OSError, RayError) as error:
+        print(
+            f"cifar-serve: there is no Ray cluster to join ({error}): start one with ray start --head, or name one in "
+            "RAY_ADDRESS, with RAY_AUTH_MODE=token where it wants one",
+            file=sys.stderr,
+        )
+        return 1
+    signal.signal(signal.SIGTERM, stop)  # Ray has set its own, which ends the process there and then
+    try:
+        with tempfile.TemporaryDirectory(prefix="cifar-") as folder:
+            # Here it is only judged: what cannot be served does not reach the cluster.
+            model = LiveModel(settings, Path(folder) / "last-good.pth", "cpu", threads=1)
+            if settings.reload:
+                threading.Thread(target=model.follow_checkpoint, daemon=True).start()
+            _start_proxies(settings)
+            _keep_deployed(settings, model)
+    except KeyboardInterrupt:
+        return 0
+    except (CheckpointError, RuntimeError, RayError) as error:
+        print(f"cifar-serve: {error}", file=sys.stderr)
+        return 1
+    finally:
+        _take_down()
+        ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Raises OSError where nobody listens, which Ray itself says only after many minutes."""
+    host, _, port = address.rpartition(":")
+    if port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=5).close()
+
+
+def _start_proxies(settings: Settings) -> None:
+    """On every node, where Serve does not run yet; else it says which of these it has otherwise."""
+    http = {
+        "host": settings.host,
+        "port": settings.port,
+        "ssl_certfile": settings.ssl_certfile and str(settings.ssl_certfile),
+        "ssl_keyfile": settings.ssl_keyfile and str(settings.ssl_keyfile),
+    }
+    serve.start(proxy_location="EveryNode", http_options=http, logging_config=QUIET)
+
+
+def _keep_deployed(settings: Settings, model: LiveModel) -> NoReturn:
+    version, deployed = uuid.uuid4().hex, None
+    while True:
+        card = model.card
+        if card != deployed:
+            try:
+                checkpoint = pack(settings.checkpoint_path(), card)
+            except (CheckpointError, OSError) as error:  # half a second later it is whole, or the model another
+                log.warning("not deployed yet: %s", error)
+            else:
+                _deploy(settings, application(settings, checkpoint, version), card, first=deployed is None)
+                deployed = card
+        time.sleep(_LOOK_EVERY_S)
+
+
+def _deploy(settings: Settings, app: serve.Application, card: ModelCard, first: bool) -> None:
+    try:
+        serve.run(app, name=_APPLICATION)
+    except RuntimeError as error:
+        if first:
+            raise
+        log.error("%s is not served by all replicas: %s", card.version, error)
+        return
+    scheme = "https" if settings.ssl_certfile else "http"
+    nodes = sum(node["Alive"] for node in ray.nodes())  # type: ignore[no-untyped-call]
+    log.info(
+        "serving %s (%s) at %s://%s:%d on %d node(s) of the Ray cluster %s",
+        settings.model_name, card.version, scheme, settings.host, settings.port, nodes,
+        ray.get_runtime_context().gcs_address,
+    )  # fmt: skip
+
+
+def _take_down() -> None:
+    with contextlib.suppress(RayError):  # the cluster may have ended before us
+        serve.delete(_APPLICATION)
+        if not serve.status().applications:  # nobody else is on it: its proxies give the port back
+            serve.shutdown()  # type: ignore[no-untyped-call]

@@ -1,0 +1,124 @@
+"""The service on a real Ray cluster: the same answers, a checkpoint changed and a node killed under load."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+
+from models.checkpoint import load
+from tests.integration.load import Load
+from tests.integration.running import RunningService, free_port, run_command, running_service, save_net, wait_until
+from tests.pictures import draw_shape, encode
+
+pytest.importorskip("ray", reason="Ray is not installed: pip install '.[ray]'")
+from ray.cluster_utils import Cluster
+
+pytestmark = pytest.mark.timeout(300)
+
+HERE = Path(__file__).parent
+PICTURE = encode(draw_shape("circle", 1))
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Of one node; what joins it is there for a while. Commands that are started find it."""
+    left_out = tmp_path_factory.mktemp("left-out")
+    # A tool of development brings it along, Ray imports it for nothing, and each of its processes takes a second more.
+    (left_out / "rfc3987_syntax.py").write_text("raise ImportError")
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("PYTHONPATH", str(left_out), prepend=os.pathsep)
+        environment.setenv("RAY_AUTH_MODE", "disabled")  # whatever this user's other clusters do
+        # Its own processes have a low priority, and where other tests run beside it Ray would give them up too early.
+        environment.setenv("RAY_worker_niceness", "0")
+        environment.setenv("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
+        cluster = Cluster(
+            initialize_head=True,
+            head_node_args={"num_cpus": 2, "gcs_server_port": free_port(), "include_dashboard": False},
+        )
+        environment.setenv("RAY_ADDRESS", cluster.address)
+        yield cluster
+        cluster.shutdown()  # type: ignore[no-untyped-call]
+
+
+@pytest.fixture(scope="module")
+def second_node(cluster: Cluster) -> Any:
+    # Ray's proxies of one machine would share a port, and the kernel would choose between them.
+    return cluster.add_node(num_cpus=2, env_vars={"RAY_SERVE_WORKER_PROXY_HTTP_PORT": str(free_port())})
+
+
+@pytest.fixture(scope="module")
+def on_two_nodes(
+    cluster: Cluster, second_node: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RunningService]:
+    folder = tmp_path_factory.mktemp("service")
+    save_net(folder / "cifar_net.pth", seed=1)
+    with running_service(folder, "--engine", "ray", "--workers", "3") as service:
+        # A core each: of three replicas one at least is on the node of the other two cores.
+        wait_until(lambda: len(replicas_on(second_node) + replicas_on(cluster.head_node)) == 5, timeout_s=60)
+        yield service
+
+
+def replicas_on(node: Any) -> list[str]:
+    """The deployments that the node has replicas of, once they are ready."""
+    (raylet,) = node.all_processes["raylet"]
+    titles = [" ".join(child.cmdline()) for child in psutil.Process(raylet.process.pid).children()]
+    running = [title.split(":")[-1].partition(".") for title in titles if title.startswith("ray::ServeReplica:cifar:")]
+    return sorted(name.strip() for name, _, doing in running if not doing.startswith("initialize"))
+
+
+def test_predict_and_its_siblings_answer_on_ray_as_on_litserve(cluster: Cluster) -> None:
+    tests = [HERE / name for name in ("test_predict.py", "test_v2.py", "test_tf_serving.py")]
+    result = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:xdist", *tests],
+        env={**os.environ, "CIFAR_ENGINE": "ray"},
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_a_changed_checkpoint_is_taken_over_without_a_pause_and_a_damaged_one_is_not(
+    on_two_nodes: RunningService,
+) -> None:
+    path = on_two_nodes.log.parent / "cifar_net.pth"
+    first = load(path).card
+    with Load(on_two_nodes.url, PICTURE, connections=8).running() as load_on_it:
+        path.write_bytes(b"damaged")
+        wait_until(lambda: "still serving" in on_two_nodes.log.read_text())
+        second = save_net(path, seed=2)
+        wait_until(lambda: load_on_it.versions[second.version] > 200)
+    assert (load_on_it.errors, set(load_on_it.statuses)) == ([], {200})
+    assert set(load_on_it.versions) == {first.version, second.version}
+
+
+def test_a_node_that_is_killed_under_load_takes_no_request_with_it(
+    cluster: Cluster, second_node: Any, on_two_nodes: RunningService
+) -> None:
+    assert "Classifier" in replicas_on(second_node)
+    with Load(on_two_nodes.url, PICTURE, connections=8).running() as load_on_it:
+        cluster.remove_node(second_node, allow_graceful=False)
+        wait_until(lambda: replicas_on(cluster.head_node) == ["Classifier", "Classifier", "Ingress"])
+        load_on_it.wait_for_more(500)
+    assert (load_on_it.errors, set(load_on_it.statuses)) == ([], {200})
+
+
+def test_told_to_stop_it_leaves_the_cluster_as_it_was(cluster: Cluster, on_two_nodes: RunningService) -> None:
+    assert on_two_nodes.stop() == 0
+    assert replicas_on(cluster.head_node) == []
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(on_two_nodes.url)
+
+
+def test_without_a_cluster_it_says_so_and_ends(tmp_path: Path) -> None:
+    result = run_command("cifar-serve", "--engine", "ray", cwd=tmp_path, RAY_ADDRESS=f"127.0.0.1:{free_port()}")
+    assert result.returncode == 1
+    assert "there is no Ray cluster to join" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
