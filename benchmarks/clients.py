@@ -17,8 +17,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from benchmarks.servers import Server
-from benchmarks.serving import Column, no_wrk, run_wrk
+from benchmarks.protocols import RAW
+from benchmarks.wrk import no_wrk, run_wrk
 from clients import AsyncClient, Client
 from models.card import TUTORIAL_NET
 from tests.integration.running import running_service
@@ -39,10 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         running_service(Path(folder), "--checkpoint", str(TUTORIAL_NET)) as service,
     ):
         paths = draw_files(Path(folder))
-        server = Server("cifar-serve", [], port=urlsplit(service.url).port or 0)
-        column = Column("64", 64, {False: paths})
+        port = urlsplit(service.url).port or 0
+        requests = RAW.write(Path(folder), "single", [[path.read_bytes()] for path in paths])
         ways: dict[str, Callable[[], float]] = {
-            "wrk, single images": lambda: run_wrk(server, column, options.seconds).requests_per_s,
+            "wrk, single images": lambda: run_wrk(port, requests, 64, options.seconds).requests_per_s,
             "Client.predict_many": lambda: many(service.url, paths * _TIMES),
             "AsyncClient.predict_many": lambda: asyncio.run(many_async(service.url, paths * _TIMES)),
             "Client.predict, one by one": lambda: one_by_one(service.url, paths[:_ALONE]),

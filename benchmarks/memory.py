@@ -4,14 +4,15 @@ make bench ARGS=memory
 """
 
 import argparse
-import signal
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.servers import all_servers, running
-from benchmarks.serving import make_columns, no_wrk, run_wrk
+from benchmarks.lineup import all_servers
+from benchmarks.servers import running
+from benchmarks.wrk import no_wrk, run_wrk
+from tests.pictures import draw_shape, encode
 
 _CONNECTIONS = 64
 
@@ -24,16 +25,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if no_wrk():
         return 1
     ours, *_ = all_servers()
-    with tempfile.TemporaryDirectory() as folder:
-        (column,) = make_columns(Path(folder), [_CONNECTIONS], None)
-        with running(ours, column.bodies[False][0]):
-            ours.signal(signal.SIGCONT)
-            print("requests so far, and PSS in MB of all processes, then of each")
-            requests = 0
-            for _ in range(options.looks + 1):
-                sizes = ours.process_megabytes()
-                print(f"{requests:11,} {sum(sizes):7.1f}  {'  '.join(f'{size:6.1f}' for size in sizes)}", flush=True)
-                requests += run_wrk(ours, column, options.seconds).requests
+    with tempfile.TemporaryDirectory() as folder, running(ours):
+        files = ours.protocol.write(Path(folder), "single", [[encode(draw_shape("circle", 1, (32, 32)), "JPEG")]])
+        print("requests so far, and PSS in MB of all processes, then of each")
+        requests = 0
+        for _ in range(options.looks + 1):
+            sizes = ours.process_megabytes()
+            print(f"{requests:11,} {sum(sizes):7.1f}  {'  '.join(f'{size:6.1f}' for size in sizes)}", flush=True)
+            requests += run_wrk(ours.port, files, _CONNECTIONS, options.seconds).requests
     return 0
 
 

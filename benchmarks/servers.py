@@ -1,95 +1,163 @@
-"""The servers that are measured, ours and those that users might build: how each is started, and what it costs."""
+"""A server that is measured: how it is started, asked and stopped, and what its processes cost."""
 
 import contextlib
-import signal
+import os
+import re
 import subprocess
 import sys
+import sysconfig
+import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
 import psutil
 
+from benchmarks.environments import python_with, version_in
+from benchmarks.protocols import RAW, Protocol
 from models.card import TUTORIAL_NET
-from tests.integration.running import COMMANDS, free_port, wait_until
+from models.checkpoint import card_path
+from tests.integration.running import free_port, wait_until
+from tests.pictures import draw_shape, encode
+
+ROOT = Path(__file__).parents[1]
+PEERS = ROOT / "benchmarks" / "peers"
 
 
 @dataclass
 class Server:
-    """One row of the table. `command` has {port} where its port goes; `as_json` for those that take no raw image."""
+    """One row of the tables.
+
+    In `command`, `before` and `variables` these are filled in: {python} of its environment and the folder {bin} around
+    it, {libraries} of Python, {port} and further {ports[0]}, ..., {checkpoint} and its {card}, {peers}, and an empty
+    {folder} of its own.
+    """
 
     name: str
-    command: list[str]
-    as_json: bool = False
+    command: Sequence[str]
+    protocol: Protocol = RAW
+    written: Sequence[str] = ()  # files in peers/ that its user writes
+    distribution: str = "cifar-service"  # whose version is its version
+    packages: Sequence[str] = ()  # of an environment of its own; ours where there are none
+    worker: str = "spawn_main"  # in the command line of a process that runs the network
+    before: Sequence[str] = ()  # a command that makes what it serves
+    variables: Mapping[str, str] = field(default_factory=dict)
+    heavy: Mapping[str, str] = field(default_factory=dict)  # variables more, where the network takes all the time
     port: int = field(default_factory=free_port)
     start_s: float = 0.0
-    idle_percent: float = 0.0
     family: list[psutil.Process] = field(default_factory=list)
 
+    def predict(self, client: httpx.Client, images: Sequence[bytes]) -> list[str]:
+        """Their labels. Raises httpx.HTTPError."""
+        content, headers = self.protocol.encode(images)
+        answer = client.post(self.url, content=content, headers=dict(headers)).raise_for_status()
+        return self.protocol.labels(answer.json())
+
+    def python(self) -> Path:
+        """The interpreter of its environment, which is made where it is missing."""
+        return python_with(self.distribution, self.packages) if self.packages else Path(sys.executable)
+
+    def version(self) -> str:
+        return version_in(self.python(), self.distribution)
+
     @property
-    def content_type(self) -> str:
-        return "application/json" if self.as_json else "image/jpeg"
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}{self.protocol.path}"
 
     def process_megabytes(self) -> list[float]:
         """PSS of each process, the largest first: what they share counts once."""
-        return sorted((process.memory_full_info().pss / 1e6 for process in self.family), reverse=True)
+        sizes = []
+        for process in self._look():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                sizes.append(process.memory_full_info().pss / 1e6)
+        return sorted(sizes, reverse=True)
 
     def cpu_seconds(self) -> list[float]:
-        """Of each process, so far."""
+        """Of each process in `family`, so far."""
         return [sum(process.cpu_times()[:2]) for process in self.family]
 
-    def signal(self, number: signal.Signals) -> None:
-        for process in self.family:
+    def kill_worker(self) -> None:
+        """SIGKILL to the process that runs the network; of several, to the busiest."""
+        workers = [process for process in self._look() if re.search(self.worker, " ".join(process.cmdline()))]
+        max(workers, key=lambda process: sum(process.cpu_times()[:2])).kill()
+
+    def _look(self) -> list[psutil.Process]:
+        """The processes that there are now; `family` keeps those that were seen before too."""
+        main = self.family[0]
+        now = [main, *main.children(recursive=True)] if main.is_running() else []
+        self.family += [process for process in now if process not in self.family]
+        return now
+
+    def stop(self) -> None:
+        """SIGTERM to the first process, and SIGKILL to all that are left when it has ended, or not within 10 s."""
+        self._look()
+        with contextlib.suppress(psutil.NoSuchProcess):
+            self.family[0].terminate()
+        psutil.wait_procs(self.family[:1], timeout=10)
+        left = {
+            *self.family,
+            *(process for process in psutil.process_iter() if _session(process) == self.family[0].pid),
+        }
+        for process in left:
             with contextlib.suppress(psutil.NoSuchProcess):
-                process.send_signal(number)
-
-    def answers(self, body: Path) -> bool:
-        with contextlib.suppress(httpx.TransportError):
-            url, headers = f"http://127.0.0.1:{self.port}/predict", {"Content-Type": self.content_type}
-            return httpx.post(url, content=body.read_bytes(), headers=headers, timeout=30).is_success
-        return False
+                process.kill()
+        psutil.wait_procs(left, timeout=10)
 
 
-def all_servers() -> list[Server]:
-    def peer(module: str) -> list[str]:
-        return [sys.executable, "-W", "ignore", "-m", f"benchmarks.peers.{module}", "{port}"]
-
-    ours = [str(COMMANDS / "cifar-serve"), "--port", "{port}", "--checkpoint", str(TUTORIAL_NET)]
-    return [
-        Server("cifar-serve", ours),
-        Server("cifar-serve --forward onnxruntime", [*ours, "--forward", "onnxruntime"]),
-        Server("LitServe, its README's way", peer("litserve_stock"), as_json=True),
-        Server("LitServe, tuned", peer("litserve_tuned"), as_json=True),
-        Server("FastAPI, forward in the request", peer("fastapi_in_request")),
-        Server("FastAPI, batching in the process", peer("fastapi_batching")),
-    ]
+def _session(process: psutil.Process) -> int:
+    with contextlib.suppress(ProcessLookupError):
+        return os.getsid(process.pid)
+    return 0
 
 
 @contextlib.contextmanager
-def running(server: Server, body: Path) -> Iterator[None]:
-    """Starts it, notes how long 200 answers took from there and what it burns at rest, and stops it until its turn."""
-    command = [word.format(port=server.port) for word in server.command]
-    started = time.perf_counter()
-    main = psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        wait_until(lambda: server.answers(body), timeout_s=90)
-        for _ in range(200):
-            server.answers(body)
-        server.start_s = time.perf_counter() - started
-        server.family = [main, *main.children(recursive=True)]
-        before = sum(server.cpu_seconds())
-        time.sleep(3)
-        server.idle_percent = (sum(server.cpu_seconds()) - before) / 3 * 100
-        server.signal(signal.SIGSTOP)
-        yield
-    finally:
-        server.signal(signal.SIGKILL)
-        main.kill()
+def running(server: Server, checkpoint: Path = TUTORIAL_NET, log: Path = Path(os.devnull)) -> Iterator[None]:
+    """Starts it, notes how long its first answer took from there, and stops it at the end."""
+    with tempfile.TemporaryDirectory(prefix="serving-", ignore_cleanup_errors=True) as folder, log.open("wb") as output:
+        python = server.python()
+        values = {
+            "python": python,
+            "bin": python.parent,
+            "port": server.port,
+            "ports": [free_port() for _ in range(6)],
+            "checkpoint": checkpoint,
+            "card": card_path(checkpoint),
+            "peers": PEERS,
+            "libraries": sysconfig.get_config_var("LIBDIR"),
+            "folder": folder,
+        }
+        variables = {**server.variables, **(server.heavy if checkpoint != TUTORIAL_NET else {})}
+        environment = {
+            **os.environ,
+            "PATH": f"{python.parent}:{os.environ['PATH']}",
+            "PYTHONPATH": str(ROOT),
+            "CHECKPOINT": str(checkpoint),
+            **{name: text.format_map(values) for name, text in variables.items()},
+        }
+        if server.before:
+            words = [word.format_map(values) for word in server.before]
+            subprocess.run(words, cwd=folder, env=environment, stdout=output, stderr=output, check=True)
+        command = [word.format_map(values) for word in server.command]
+        started = time.perf_counter()
+        # A session of its own shows at the end which processes were started by some that are gone.
+        main = psutil.Popen(command, cwd=folder, env=environment, stdout=output, stderr=output, start_new_session=True)
+        server.family = [psutil.Process(main.pid)]
+        try:
+            with httpx.Client(timeout=30) as client:
+                wait_until(lambda: main.poll() is not None or _answers(server, client), timeout_s=300)
+            if main.poll() is not None:
+                raise RuntimeError(f"{server.name} ended with {main.returncode}: see {log}")
+            server.start_s = time.perf_counter() - started
+            server.process_megabytes()
+            yield
+        finally:
+            server.stop()
+            main.wait()
 
 
-def print_processes(servers: Sequence[Server]) -> None:
-    print("\nPSS of each process, MB")
-    for server in servers:
-        print(f"{server.name}: {', '.join(f'{size:.0f}' for size in server.process_megabytes())}")
+def _answers(server: Server, client: httpx.Client) -> bool:
+    with contextlib.suppress(httpx.HTTPError):
+        return bool(server.predict(client, [encode(draw_shape("circle", 1, (32, 32)), "JPEG")]))
+    return False

@@ -1,161 +1,139 @@
-"""How many requests a second: our service beside what its users might build instead, on the same cores.
+"""How well our service serves, beside what its users might take instead, on the same cores.
 
     make bench ARGS=serving
-    python -m benchmarks.serving --photos FOLDER    (a column for large pictures too)
+    python -m benchmarks.serving --photos FOLDER --only cifar-serve FastAPI    (large pictures too; these servers only)
+    python -m benchmarks.report                                        (the tables and the plot of docs/benchmarks.md)
 
-Each server runs the same checkpoint, takes the same images and is loaded by wrk (Debian: apt-get install wrk) on the
-same machine. They take turns, round after round, the others stopped with SIGSTOP; medians count.
+In each round one server after the other is started, alone, asked whether it says what the network says, and taken
+through the columns; then once more with ResNet-18. The load comes from wrk (Debian: apt-get install wrk) on the same
+machine. Every number is kept as it is found and is not measured again, so that a run can be stopped and gone on with.
 """
 
 import argparse
-import base64
-import contextlib
-import json
 import os
-import shutil
+import platform
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from benchmarks.servers import Server, all_servers, print_processes, running
-from tests.pictures import draw_shape
+import httpx
+import torch
 
-CONNECTIONS = (1, 16, 64, 256, 1000)
-_WRK_SCRIPT = Path(__file__).with_name("wrk.lua")
-_PHOTO_CONNECTIONS = 64
+from benchmarks.columns import COLUMNS, HIGH, MANY, OPEN_SHARE, Trial, check, single
+from benchmarks.environments import resnet18
+from benchmarks.lineup import OURS, all_servers
+from benchmarks.results import RESULTS, Results
+from benchmarks.servers import Server, running
+from benchmarks.wrk import no_wrk, run_wrk
+from models.card import TUTORIAL_NET
+from tests.pictures import draw_shape, encode
+
+_RESNET = "resnet18"
+_SENT, _CHECKED, _CHECKED_BY_RESNET, _WARM_UP_S = 64, 100, 8, 4
 
 
 @dataclass(frozen=True)
-class Column:
-    """One load: so many connections that post these files in turn, JPEGs (False) or the same in JSON (True)."""
+class Plan:
+    """What every server goes through."""
 
-    title: str
-    connections: int
-    bodies: dict[bool, list[Path]]
-
-
-@dataclass(frozen=True)
-class Load:
-    """What wrk saw in one run."""
-
-    requests: int
-    requests_per_s: float
-    p50_ms: float
-    p99_ms: float
-    failed: int
-
-
-Loads = dict[tuple[str, str], list[Load]]
+    columns: Sequence[str]
+    seconds: int
+    images: list[bytes]
+    photos: list[bytes]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.serving", description="Requests a second, side by side."
-    )
-    parser.add_argument("--rounds", type=int, default=3, help="how often each is loaded (%(default)s)")
-    parser.add_argument("--seconds", type=int, default=4, help="of each load (%(default)s)")
-    parser.add_argument("--connections", type=int, nargs="+", default=CONNECTIONS, help="loads (1 16 64 256 1000)")
-    parser.add_argument("--only", default="", help="servers whose name has this in it")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.serving", description="Our service beside others.")
+    parser.add_argument("--rounds", type=int, default=2, help="how often each is measured (%(default)s)")
+    parser.add_argument("--seconds", type=int, default=3, help="of each load (%(default)s)")
+    parser.add_argument("--only", nargs="+", default=[""], help="servers whose names begin so")
+    columns = [*COLUMNS, _RESNET]
+    parser.add_argument("--columns", nargs="+", choices=columns, default=columns, help="what is measured (all)")
     parser.add_argument("--photos", type=Path, help="folder of JPEG photographs for a column of their own")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="file that the numbers go to (%(default)s)")
     options = parser.parse_args(argv)
     if no_wrk():
         return 1
-    chosen = [server for server in all_servers() if options.only in server.name]
-    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as services:
-        columns = make_columns(Path(folder), options.connections, options.photos)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # and so the server that runs
+    photos = [path.read_bytes() for path in sorted(options.photos.glob("*.jpg"))] if options.photos else []
+    wanted = [column for column in options.columns if photos or column != "photos"]
+    plan = Plan(wanted, options.seconds, pictures(MANY), photos)
+    chosen = [server for server in all_servers() if server.name.startswith(tuple(options.only))]
+    results, works = Results(options.results), True
+    results.add("", 0, "machine", **machine())
+    for number in range(1, options.rounds + 1):
         for server in chosen:
-            services.enter_context(running(server, columns[0].bodies[server.as_json][0]))
-        megabytes = [sum(server.process_megabytes()) for server in chosen]
-        loads = take_turns(chosen, columns, options.rounds, options.seconds)
-        print_table(chosen, columns, loads, megabytes)
-        print_processes(chosen)
-    return 0
+            try:
+                measure(server, number, plan, results)
+            except (RuntimeError, AssertionError, OSError, httpx.HTTPError, subprocess.CalledProcessError) as error:
+                print(f"{server.name}: {error}; its output is in {results.log(server.name)}", file=sys.stderr)
+                works = False
+    return 0 if works else 1
 
 
-def no_wrk() -> bool:
-    """Whether the load generator is missing, and saying so."""
-    if not shutil.which("wrk"):
-        print("the load comes from wrk, which is not installed: apt-get install wrk", file=sys.stderr)
-        return True
-    return False
+def pictures(count: int) -> list[bytes]:
+    """JPEGs of 32x32: test images of CIFAR-10 from $CIFAR_DATA where they are, else drawn ones."""
+    found = sorted(Path(os.environ.get("CIFAR_DATA", "data"), "test").glob("*/*.jpg"))
+    if found:
+        return [found[number * len(found) // count].read_bytes() for number in range(count)]
+    shapes = ("circle", "square")
+    return [encode(draw_shape(shapes[number % 2], number, (32, 32)), "JPEG") for number in range(count)]
 
 
-def make_columns(folder: Path, connections: Sequence[int], photos: Path | None) -> list[Column]:
-    drawn = folder / "drawn.jpg"
-    draw_shape("circle", 1, (32, 32)).save(drawn, quality=75)
-    bodies = write_json(folder, [drawn])
-    columns = [Column(str(count), count, bodies) for count in connections]
-    if photos:
-        columns.append(
-            Column(
-                f"photos, {_PHOTO_CONNECTIONS}", _PHOTO_CONNECTIONS, write_json(folder, sorted(photos.glob("*.jpg")))
-            )
-        )
-    return columns
+def machine() -> dict[str, object]:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return {
+        "cpu": next(names, platform.machine()),
+        "cores": os.cpu_count(),
+        "gigabytes": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9),
+        "python": platform.python_version(),
+        "torch": torch.__version__.partition("+")[0],
+    }
 
 
-def write_json(folder: Path, images: list[Path]) -> dict[bool, list[Path]]:
-    """The images as they are (False) and as base64 in JSON (True)."""
-    as_json = []
-    for image in images:
-        as_json.append(folder / f"{image.stem}.json")
-        as_json[-1].write_text(json.dumps({"image": base64.b64encode(image.read_bytes()).decode()}))
-    return {False: images, True: as_json}
+def measure(server: Server, number: int, plan: Plan, results: Results) -> None:
+    """What is missing of a server's round. Raises what says that the server does not work."""
+    missing = [column for column in plan.columns if not results.has(server.name, number, column)]
+    log = results.log(server.name)
+    with tempfile.TemporaryDirectory() as folder:
+        trial = make_trial(server, plan, Path(folder))
+        if set(missing) - {_RESNET}:
+            with running(server, TUTORIAL_NET, log):
+                check(server, TUTORIAL_NET, plan.images[:_CHECKED])
+                results.add(server.name, number, "start", seconds=server.start_s, version=server.version())
+                run_wrk(server.port, trial.single, 64, _WARM_UP_S)
+                go_through(trial, number, missing, results)
+        if _RESNET in missing:
+            with running(server, resnet18(), log):
+                check(server, resnet18(), plan.images[:_CHECKED_BY_RESNET])
+                results.add(server.name, number, _RESNET, **single(replace(trial, seconds=3 * trial.seconds), 64))
 
 
-def take_turns(chosen: Sequence[Server], columns: Sequence[Column], rounds: int, seconds: int) -> Loads:
-    loads: Loads = {}
-    for number in range(rounds):
-        for column in columns:
-            for server in chosen:
-                print(f"round {number + 1}/{rounds}, connections: {column.title}: {server.name}", file=sys.stderr)
-                server.signal(signal.SIGCONT)
-                load = run_wrk(server, column, seconds)
-                server.signal(signal.SIGSTOP)
-                loads.setdefault((server.name, column.title), []).append(load)
-    return loads
+def make_trial(server: Server, plan: Plan, folder: Path) -> Trial:
+    return Trial(
+        server,
+        plan.seconds,
+        single=server.protocol.write(folder, "single", [[image] for image in plan.images[:_SENT]]),
+        batch=server.protocol.write(folder, "batch", [plan.images]),
+        photos=server.protocol.write(folder, "photo", [[photo] for photo in plan.photos]),
+        images=plan.images[:_SENT],
+    )
 
 
-def run_wrk(server: Server, column: Column, seconds: int) -> Load:
-    command = ["wrk", "-t1", f"-c{column.connections}", f"-d{seconds}s", "--timeout", "30s", "--latency"]
-    bodies = "\n".join(str(path.absolute()) for path in column.bodies[server.as_json])
-    output = subprocess.run(
-        [*command, "-s", str(_WRK_SCRIPT), f"http://127.0.0.1:{server.port}/predict"],
-        env={**os.environ, "BODIES": bodies, "CONTENT_TYPE": server.content_type},
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    (line,) = (line for line in output.splitlines() if line.startswith("RESULT"))
-    requests, microseconds, p50, p99, failed = map(int, line.split()[1:])
-    return Load(requests, requests / microseconds * 1e6, p50 / 1e3, p99 / 1e3, failed)
-
-
-def print_table(
-    chosen: Sequence[Server], columns: Sequence[Column], loads: Loads, megabytes_before: Sequence[float]
-) -> None:
-    print(f"requests/s · p50 ms · p99 ms, by connections ({os.cpu_count()} cores); failed requests in brackets")
-    width = max(len(server.name) for server in chosen)
-    titles = "".join(f"{column.title:>22}" for column in columns)
-    print(f"{'':{width}}{titles}  start s  idle %  MB then, and after so many requests")
-    for server, before in zip(chosen, megabytes_before, strict=True):
-        cells, total = "", 0
-        for column in columns:
-            runs = loads[server.name, column.title]
-            rate, p50, p99 = (
-                statistics.median(getattr(run, name) for run in runs) for name in ("requests_per_s", "p50_ms", "p99_ms")
-            )
-            failed = sum(run.failed for run in runs)
-            total += sum(run.requests for run in runs)
-            cells += f"{f'{rate:,.0f} · {p50:.1f} · {p99:.0f}' + (f' ({failed})' if failed else ''):>22}"
-        now = sum(server.process_megabytes())
-        costs = f"{server.start_s:9.1f}{server.idle_percent:8.1f}{before:9.0f} {now:5.0f} {total:9,}"
-        print(f"{server.name:{width}}{cells}{costs}")
+def go_through(trial: Trial, number: int, columns: Sequence[str], results: Results) -> None:
+    for column, run in COLUMNS.items():
+        ours = results.values(OURS, "64", "requests_per_s")
+        if column not in columns or (column == HIGH and not ours):
+            continue
+        with httpx.Client(timeout=60) as client:
+            trial.server.predict(client, trial.images[:1])  # answered when what the column before left behind is done
+        high_rate = round(OPEN_SHARE * ours[0]) if ours else 0
+        results.add(trial.server.name, number, column, **run(replace(trial, high_rate=high_rate)))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import itertools
 import os
-import signal
 import statistics
 import sys
 import tempfile
@@ -27,13 +26,15 @@ import torch
 import uvloop
 from starlette.types import ASGIApp, Message
 
-from benchmarks.servers import Server, all_servers, running
-from benchmarks.serving import Column, Load, make_columns, no_wrk, run_wrk
+from benchmarks.lineup import OURS, all_servers
+from benchmarks.servers import Server, running
+from benchmarks.wrk import Load, no_wrk, run_wrk
 from models.card import TUTORIAL_NET, ModelCard
 from models.checkpoint import load
 from models.pixels import Pixels, decode
+from tests.pictures import draw_shape, encode
 
-BARE, OURS = "bare ASGI function", "cifar-serve"
+BARE = "bare ASGI function"
 _CONNECTIONS = 64
 _BATCH = 32  # half of the connections wait while the other half is classified
 
@@ -56,17 +57,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     with tempfile.TemporaryDirectory() as folder:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # which server.metrics wants before it is imported
-        (column,) = make_columns(Path(folder), [_CONNECTIONS], None)
-        image = column.bodies[False][0].read_bytes()
+        image = encode(draw_shape("circle", 1, (32, 32)), "JPEG")
         alone = {name: run() for name, run in stages(image).items()}
-        burnt = {server.name: load_server(server, column, options.rounds, options.seconds) for server in loaded()}
+        burnt = {server.name: load_server(server, image, options.rounds, options.seconds) for server in loaded()}
     print_account(alone, burnt)
     return 0
 
 
 def loaded() -> list[Server]:
     def ceiling(kind: str) -> list[str]:
-        return [sys.executable, "-m", "benchmarks.peers.ceiling", "{port}", kind]
+        return ["{python}", "-m", "benchmarks.peers.ceiling", "{port}", kind]
 
     return [
         Server(BARE, ceiling("asgi")),
@@ -149,15 +149,15 @@ async def ask(app: ASGIApp, image: bytes, requests: int) -> None:
         await app({**scope, "headers": list(headers), "client": ("127.0.0.1", 1)}, receive, send)
 
 
-def load_server(server: Server, column: Column, rounds: int, seconds: int) -> Burnt:
+def load_server(server: Server, image: bytes, rounds: int, seconds: int) -> Burnt:
     """Requests a second, and the microseconds of CPU that its HTTP process and its worker took for one: medians."""
     rates, http, worker = [], [], []
-    with running(server, column.bodies[False][0]):
-        server.signal(signal.SIGCONT)
+    with tempfile.TemporaryDirectory() as folder, running(server):
+        files = server.protocol.write(Path(folder), "single", [[image]])
         is_worker = ["spawn_main" in " ".join(process.cmdline()) for process in server.family]
         for _ in range(rounds):
             before = server.cpu_seconds()
-            load: Load = run_wrk(server, column, seconds)
+            load: Load = run_wrk(server.port, files, _CONNECTIONS, seconds)
             spent = [(after - then) * 1e6 for then, after in zip(before, server.cpu_seconds(), strict=True)]
             rates.append(load.requests_per_s)
             worker.append(sum(itertools.compress(spent, is_worker)) / load.requests)

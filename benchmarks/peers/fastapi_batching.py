@@ -1,21 +1,22 @@
-"""FastAPI with micro-batching in the process: waiting requests share a forward pass. Two worker processes."""
+"""FastAPI with micro-batching in the process: waiting images share a forward pass. Two worker processes."""
 
 import asyncio
+import base64
 import contextlib
 import io
+import os
 import sys
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import torch
 import uvicorn
 from fastapi import FastAPI, Request
 from PIL import Image
 
-from models.card import TUTORIAL_NET
 from models.checkpoint import load
 
-torch.set_num_threads(1)
-classifier = load(TUTORIAL_NET)
+classifier = load(Path(os.environ["CHECKPOINT"]))
 waiting: asyncio.Queue[tuple[torch.Tensor, asyncio.Future[torch.Tensor]]] = asyncio.Queue()
 
 
@@ -40,9 +41,8 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
 app = FastAPI(lifespan=lifespan)
 
 
-@app.post("/predict")
-async def predict(request: Request) -> dict[str, object]:
-    image = Image.open(io.BytesIO(await request.body())).convert("RGB").resize((32, 32))
+async def classify(encoded: bytes) -> dict[str, object]:
+    image = Image.open(io.BytesIO(encoded)).convert("RGB").resize((32, 32))
     pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(32, 32, 3)
     answer: asyncio.Future[torch.Tensor] = asyncio.get_running_loop().create_future()
     waiting.put_nowait((pixels, answer))
@@ -50,12 +50,16 @@ async def predict(request: Request) -> dict[str, object]:
     return {"label": classifier.card.classes[index], "confidence": confidence.item()}
 
 
+@app.post("/predict")
+async def predict(request: Request) -> dict[str, object]:
+    if request.headers["content-type"] == "application/json":
+        images = [base64.b64decode(image) for image in (await request.json())["images"]]
+        return {"predictions": await asyncio.gather(*map(classify, images))}
+    return await classify(await request.body())
+
+
 if __name__ == "__main__":
-    uvicorn.run(
-        "benchmarks.peers.fastapi_batching:app",
-        port=int(sys.argv[1]),
-        workers=2,
-        log_level="warning",
-        access_log=False,
-        timeout_worker_healthcheck=3600,  # it would replace workers that the benchmark has stopped for a while
-    )
+    app_path = "benchmarks.peers.fastapi_batching:app"
+    # It would end workers that do not answer for 5 s, as while they import torch on a busy machine.
+    options = {"workers": 2, "timeout_worker_healthcheck": 60, "log_level": "warning", "access_log": False}
+    uvicorn.run(app_path, port=int(sys.argv[1]), **options)

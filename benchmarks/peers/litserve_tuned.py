@@ -4,15 +4,20 @@ Tried on two cores at 64 connections: batches of at most 8, 16, 32 and 64, timeo
 HTTP processes, one and two workers, `fast_queue`; always with one torch thread.
 """
 
+from collections.abc import Sequence
+
 import torch
 
 from benchmarks.peers.litserve_stock import ClassifierAPI, serve
 
 
 class TunedAPI(ClassifierAPI):
-    def setup(self, device: str) -> None:
-        torch.set_num_threads(1)
-        super().setup(device)
+    def batch(self, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
+        self.sizes = [len(pixels) for pixels in inputs]
+        return torch.cat(list(inputs))
+
+    def unbatch(self, output: torch.Tensor) -> Sequence[torch.Tensor]:
+        return output.split(self.sizes)
 
 
 if __name__ == "__main__":
