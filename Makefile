@@ -42,8 +42,8 @@ audit: $(READY)  ## look up known vulnerabilities of what requirements.lock pins
 	@$(BIN)/pip-audit --strict --requirement requirements.lock --disable-pip --progress-spinner off $(ARGS)
 
 sbom: $(READY)  ## write sbom.cdx.json, a CycloneDX list of what requirements.lock pins
-	@$(BIN)/python -W ignore -m cyclonedx_py requirements --pyproject pyproject.toml --output-reproducible \
-		--output-file sbom.cdx.json requirements.lock
+	@$(BIN)/uv tool run --quiet --from cyclonedx-bom==7.5.0 cyclonedx-py requirements \
+		--pyproject pyproject.toml --output-reproducible --output-file sbom.cdx.json requirements.lock
 
 lock: $(READY)  ## resolve the newest versions into requirements.lock
 	$(BIN)/uv pip compile --universal --generate-hashes --no-header --upgrade --quiet \

@@ -109,7 +109,10 @@ async def _kill_under_load(server: Server, images: Sequence[bytes]) -> Cell:
         outcomes.append((due, answered, time.perf_counter() - started - due))
 
     async with (
-        httpx.AsyncClient(timeout=30, limits=httpx.Limits(max_connections=None)) as client,
+        # Those that an outage opened do not stay: the pool looks through all of its connections with each request.
+        httpx.AsyncClient(
+            timeout=30, limits=httpx.Limits(max_connections=None, max_keepalive_connections=20)
+        ) as client,
         asyncio.TaskGroup() as group,
     ):
         for number in range(_KILL_RATE * _KILL_S):

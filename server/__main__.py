@@ -140,7 +140,7 @@ def serve(settings: "Settings") -> int:
     with tempfile.TemporaryDirectory(prefix="cifar-") as folder:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # looked at when prometheus_client is imported
         from server.app import ClassifierServer, StartError
-        from server.protocol import OneWriteProtocol
+        from server.protocol import KEPT_S, OneWriteProtocol
 
         try:
             server = ClassifierServer(settings, Path(folder))
@@ -154,6 +154,7 @@ def serve(settings: "Settings") -> int:
                 interface="asgi3",
                 http=functools.partial(OneWriteProtocol, patience_s=settings.deadline_s),
                 ws="none",
+                timeout_keep_alive=KEPT_S,
                 log_config=None,  # uvicorn's lines go where ours go
                 ssl_certfile=settings.ssl_certfile,
                 ssl_keyfile=settings.ssl_keyfile,

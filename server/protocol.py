@@ -20,6 +20,8 @@ from server.metrics import SEEN
 
 _MAX_HEAD_BYTES = 64 * 1024  # besides what came with the first of it
 _MAX_PIPELINED = 100
+# A connection between two requests: longer than proxies keep theirs (60 s mostly), or they send into one that we close.
+KEPT_S = 75
 _LAST_REQUEST_S = 1.0  # for which a kept connection stays open when the service stops
 _CLOSE = (b"connection", b"close")
 
@@ -60,7 +62,10 @@ class OneWriteProtocol(HttpToolsProtocol):
 
     def _look(self) -> None:
         """A timer for each connection, not each request: whether the client has got any further since the last look."""
-        client_is_next = self.cycle is None or self.cycle.response_started or self.flow.write_paused
+        if self.timeout_keep_alive_task and not self.flow.write_paused and not self.transport.is_closing():
+            client_is_next = False  # it is kept for the next request, for as long as that timer has it
+        else:
+            client_is_next = self.cycle is None or self.cycle.response_started or self.flow.write_paused
         seen = (self.cycle, len(self.pipeline)) if client_is_next else None
         if seen and seen == self._seen:
             self.transport.abort()  # closing it would wait until what we wrote is read

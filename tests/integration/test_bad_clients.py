@@ -19,8 +19,15 @@ PICTURE = encode(draw_shape("circle", 1, (32, 32)), "JPEG")
 def impatient(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Iterator[RunningService]:
     """A service that the tests of bad clients share."""
     flags = ("--checkpoint", str(checkpoint), "--deadline-s", "2", "--max-waiting-bytes", str(5 * 2**20))
-    with running_service(tmp_path_factory.mktemp("service"), *flags) as service:
+    with (
+        running_service(tmp_path_factory.mktemp("service"), *flags) as service,
+        socket.create_connection(address(service.url), timeout=30) as proxy,
+    ):
+        proxy.sendall(post(PICTURE))
+        assert proxy.recv(65536).startswith(b"HTTP/1.1 200")
         yield service
+        proxy.sendall(post(PICTURE))  # which keeps its connection, and has had no more to ask since
+        assert proxy.recv(65536).startswith(b"HTTP/1.1 200")
         assert "Traceback" not in service.log.read_text()
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import ssl
@@ -43,7 +44,9 @@ def wait_for_metric(service: RunningService, name: str, value: float) -> None:
 
 
 def lines(service: RunningService) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in service.log.read_text().splitlines()]
+    """But for what libtiff, in C, says of a damaged TIFF that other tests have sent."""
+    written = service.log.read_text().splitlines()
+    return [json.loads(line) for line in written if not re.match(r"[A-Z]\w*Decode\w*: |TIFF\w*: ", line)]
 
 
 def sample_line() -> dict[str, Any]:

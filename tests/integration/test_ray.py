@@ -1,5 +1,6 @@
 """The service on a real Ray cluster: the same answers, a checkpoint changed and a node killed under load."""
 
+import io
 import os
 import subprocess
 import sys
@@ -9,6 +10,8 @@ from typing import Any
 
 import httpx
 import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from models.checkpoint import load
@@ -26,13 +29,9 @@ PICTURE = encode(draw_shape("circle", 1))
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def cluster() -> Iterator[Cluster]:
     """Of one node; what joins it is there for a while. Commands that are started find it."""
-    left_out = tmp_path_factory.mktemp("left-out")
-    # A tool of development brings it along, Ray imports it for nothing, and each of its processes takes a second more.
-    (left_out / "rfc3987_syntax.py").write_text("raise ImportError")
     with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("PYTHONPATH", str(left_out), prepend=os.pathsep)
         environment.setenv("RAY_AUTH_MODE", "disabled")  # whatever this user's other clusters do
         # Its own processes have a low priority, and where other tests run beside it Ray would give them up too early.
         environment.setenv("RAY_worker_niceness", "0")
@@ -83,6 +82,23 @@ def test_predict_and_its_siblings_answer_on_ray_as_on_litserve(cluster: Cluster)
         check=False,
     )
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_a_folder_is_scored_on_it_as_in_this_process(cluster: Cluster, tmp_path: Path) -> None:
+    from models.checkpoint import read
+    from server.score.images import CHUNK, list_chunks
+    from server.score.scorer import Scorer
+
+    folder, output = tmp_path / "images", tmp_path / "rows.parquet"
+    folder.mkdir()
+    for number in range(CHUNK + 9):
+        (folder / f"{number}.png").write_bytes(PICTURE if number % 7 else b"no picture")
+    save_net(tmp_path / "net.pth", seed=3)
+    command = ["cifar-score", folder, "--output", output, "--checkpoint", "net.pth", "--workers", "1"]
+    assert run_command(*map(str, command), cwd=tmp_path).returncode == 0
+    scorer = Scorer(str(folder), tmp_path / "net.pth", *read(tmp_path / "net.pth"), "cpu")
+    here = [pq.read_table(io.BytesIO(scorer(chunk)["content"])) for chunk in list_chunks(str(folder))]
+    assert pq.read_table(output).equals(pa.concat_tables(here))
 
 
 def test_a_changed_checkpoint_is_taken_over_without_a_pause_and_a_damaged_one_is_not(

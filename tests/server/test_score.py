@@ -1,12 +1,10 @@
 """cifar-score: a folder's rows are what the classifier says of each image, whatever ends the run on its way."""
 
 import contextlib
-import importlib.util
 import os
 import signal
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -76,8 +74,8 @@ def command(*words: str | Path) -> list[str]:
     return [sys.executable, "-m", "server.score", *map(str, words)]
 
 
-def run(*words: str | Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "RAY_ADDRESS": "", **variables}
+def run(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "RAY_ADDRESS": ""}
     return subprocess.run(command(*words), env=environment, capture_output=True, text=True, timeout=110, check=True)
 
 
@@ -122,18 +120,6 @@ def test_a_row_is_what_the_classifier_says_of_its_image(
     assert (said[b"model"], said[b"version"]) == (b"shapes", load(checkpoint).card.version.encode())
     assert said[b"classes"] == b'["circle", "square", "star"]'
     assert not scored.with_name("scored.parquet.parts").exists()
-
-
-@pytest.mark.skipif(not importlib.util.find_spec("ray"), reason="ray is not installed")
-def test_actors_of_a_ray_cluster_give_the_same_rows(root: Path, checkpoint: Path, scored: Path, tmp_path: Path) -> None:
-    words = (root, "--output", tmp_path / "ray.parquet", "--checkpoint", checkpoint, "--ray", "local", "--workers", "2")
-    with tempfile.TemporaryDirectory() as folder:
-        run(*words, RAY_TMPDIR=folder, RAY_USAGE_STATS_ENABLED="0", RAY_agent_register_timeout_ms="60000")
-    by_ray, by_processes = pq.read_table(tmp_path / "ray.parquet"), pq.read_table(scored)
-    for name in ("path", "label", "class_id", "error"):
-        assert by_ray[name] == by_processes[name]
-    ours, theirs = (table["probabilities"].combine_chunks().flatten().to_numpy() for table in (by_processes, by_ray))
-    assert np.abs(ours - theirs).max() < 1e-5
 
 
 def test_a_run_goes_on_after_it_was_killed_and_while_its_processes_are(
