@@ -145,7 +145,7 @@ def describe(results: Results, servers: Sequence[Server]) -> str:
     return (
         f"{machine['cores']} cores of {machine['cpu']}, {machine['gigabytes']} GB; Python {machine['python']}, "
         f"torch {machine['torch']}, {', '.join(f'{name} {version}' for name, version in versions.items())}. "
-        f"Medians of {rounds} rounds; of what is lost, the most. The best of each column, and what is within "
+        f"Rounds: {rounds}, medians; of what is lost, the most. The best of each column, and what is within "
         f"{_TIE:.0%} of it, is bold."
     )
 
