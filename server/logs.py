@@ -25,6 +25,7 @@ def configure(log_format: Format, level: Level) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter() if as_json else PlainFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.captureWarnings(True)  # Pillow's, of damaged pictures
     for name in _LIBRARIES:
         library = logging.getLogger(name)
         library.handlers.clear()

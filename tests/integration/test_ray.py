@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -97,8 +98,12 @@ def test_a_folder_is_scored_on_it_as_in_this_process(cluster: Cluster, tmp_path:
     command = ["cifar-score", folder, "--output", output, "--checkpoint", "net.pth", "--workers", "1"]
     assert run_command(*map(str, command), cwd=tmp_path).returncode == 0
     scorer = Scorer(str(folder), tmp_path / "net.pth", *read(tmp_path / "net.pth"), "cpu")
-    here = [pq.read_table(io.BytesIO(scorer(chunk)["content"])) for chunk in list_chunks(str(folder))]
-    assert pq.read_table(output).equals(pa.concat_tables(here))
+    there = pq.read_table(output)
+    here = pa.concat_tables(pq.read_table(io.BytesIO(scorer(chunk)["content"])) for chunk in list_chunks(str(folder)))
+    for name in ("path", "label", "class_id", "error"):
+        assert there[name] == here[name]
+    theirs, ours = (table["probabilities"].combine_chunks().flatten().to_numpy() for table in (there, here))
+    assert np.abs(theirs - ours).max() < 1e-5  # networks are computed in the way that is fastest there
 
 
 def test_a_changed_checkpoint_is_taken_over_without_a_pause_and_a_damaged_one_is_not(
