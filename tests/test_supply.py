@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from pip._internal.models.index import PyPI
+
 from tests.documents import ROOT
 
 WORKFLOW = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
@@ -31,7 +33,7 @@ def test_the_bill_of_materials_has_every_pin_with_its_hashes_and_nothing_of_this
     for part in bom["components"]:
         (source,) = part["externalReferences"]
         assert source["hashes"]
-        assert source["url"].startswith("https://pypi.org/simple/")
+        assert source["url"].startswith(f"{PyPI.simple_url}/")
     assert not [path for path in (tmp_path, ROOT, Path.home(), Path(sys.prefix)) if str(path) + "/" in text]
 
 
