@@ -10,7 +10,6 @@ a node that is lost takes with it are batches, which are sent again, and no requ
 import asyncio
 import base64
 import contextlib
-import hashlib
 import os
 import tempfile
 from collections.abc import AsyncIterator
@@ -161,11 +160,11 @@ def application(settings: Settings, checkpoint: Checkpoint, version: str = "") -
 
 
 def pack(path: Path, card: ModelCard) -> Checkpoint:
-    """The checkpoint that this card is of, for nodes that do not have the file. Raises CheckpointError or OSError."""
-    from models.checkpoint import CheckpointError
+    """The checkpoint that this card is of, for nodes that do not have the file. Raises CheckpointError."""
+    from models.checkpoint import CheckpointError, read
 
-    weights = path.read_bytes()
-    if hashlib.sha256(weights).hexdigest() != card.sha256:
+    weights, found = read(path)
+    if found.sha256 != card.sha256:
         raise CheckpointError(f"{path} changed while it was read")
     return {"weights": base64.b64encode(weights).decode(), "card": card.model_dump_json()}
 

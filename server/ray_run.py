@@ -87,7 +87,7 @@ def _keep_deployed(settings: Settings, model: LiveModel) -> NoReturn:
         if card != deployed:
             try:
                 checkpoint = pack(settings.checkpoint_path(), card)
-            except (CheckpointError, OSError) as error:  # half a second later it is whole, or the model another
+            except CheckpointError as error:  # half a second later it is whole, or the model another
                 log.warning("not deployed yet: %s", error)
             else:
                 _deploy(settings, application(settings, checkpoint, version), card, first=deployed is None)
