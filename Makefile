@@ -55,6 +55,6 @@ $(READY): requirements.lock pyproject.toml
 	@echo "Installing into $(VENV), once (torch makes it several GB with CUDA) ..."
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(sed -nE 's/^(uv==[^ ]+).*/\1/p' requirements.lock)"
-	@$(BIN)/uv pip sync --python $(BIN)/python --quiet --require-hashes requirements.lock
+	@$(BIN)/uv pip sync --python $(BIN)/python --quiet --compile-bytecode --require-hashes requirements.lock
 	@$(BIN)/uv pip install --python $(BIN)/python --quiet --no-deps --editable .
 	@touch $(READY)

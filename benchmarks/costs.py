@@ -72,7 +72,7 @@ def measure(columns: Sequence[Column], rounds: int, seconds: int) -> dict[str, S
 
 
 def load(server: Server, files: Sequence[Path], connections: int, seconds: int) -> Seen:
-    is_worker = ["spawn_main" in " ".join(process.cmdline()) for process in server.family]
+    is_worker = list(map(server.is_worker, server.family))
 
     def counted() -> list[float]:
         """Of the service: seconds of each process, images, batches; and the seconds of all wrks so far."""

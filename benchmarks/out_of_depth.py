@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from scipy.stats import mannwhitneyu
 
-from models.card import CONFIDENCE_BOUNDS, PRETRAINED, TUTORIAL_NET, ModelCard
+from models.card import CONFIDENCE_BOUNDS, STRONG, TUTORIAL_NET, ModelCard
 from models.checkpoint import load
 from models.classifier import Classifier
 from models.pixels import Pixels, decode
@@ -37,7 +37,7 @@ SCORES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.out_of_depth", description="Pictures of other things.")
-    shipped = [TUTORIAL_NET, PRETRAINED / "strong.pth"]
+    shipped = [TUTORIAL_NET, STRONG]
     parser.add_argument("checkpoints", nargs="*", type=Path, default=shipped, help="default: those of the package")
     options = parser.parse_args(argv)
     files = sorted(Path(os.environ.get("CIFAR_DATA", "data"), "test").glob("*/*"))

@@ -41,7 +41,7 @@ class Server:
     written: Sequence[str] = ()  # files in peers/ that its user writes
     distribution: str = "cifar-service"  # whose version is its version
     packages: Sequence[str] = ()  # of an environment of its own; ours where there are none
-    worker: str = "spawn_main"  # in the command line of a process that runs the network
+    worker: str = "cifar-worker|spawn_main"  # in the name and command line of a process that runs the network
     before: Sequence[str] = ()  # a command that makes what it serves
     variables: Mapping[str, str] = field(default_factory=dict)
     heavy: Mapping[str, str] = field(default_factory=dict)  # variables more, where the network takes all the time
@@ -80,8 +80,12 @@ class Server:
 
     def kill_worker(self) -> None:
         """SIGKILL to the process that runs the network; of several, to the busiest."""
-        workers = [process for process in self._look() if re.search(self.worker, " ".join(process.cmdline()))]
+        workers = [process for process in self._look() if self.is_worker(process)]
         max(workers, key=lambda process: sum(process.cpu_times()[:2])).kill()
+
+    def is_worker(self, process: psutil.Process) -> bool:
+        """Whether it runs the network."""
+        return re.search(self.worker, " ".join([process.name(), *process.cmdline()])) is not None
 
     def _look(self) -> list[psutil.Process]:
         """The processes that there are now; `family` keeps those that were seen before too."""

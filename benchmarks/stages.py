@@ -154,7 +154,7 @@ def load_server(server: Server, image: bytes, rounds: int, seconds: int) -> Burn
     rates, http, worker = [], [], []
     with tempfile.TemporaryDirectory() as folder, running(server):
         files = server.protocol.write(Path(folder), "single", [[image]])
-        is_worker = ["spawn_main" in " ".join(process.cmdline()) for process in server.family]
+        is_worker = list(map(server.is_worker, server.family))
         for _ in range(rounds):
             before = server.cpu_seconds()
             load: Load = run_wrk(server.port, files, _CONNECTIONS, seconds)

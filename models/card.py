@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, computed_field, field_validator
 
 PRETRAINED = Path(__file__).parent / "pretrained"  # the checkpoints that ship with the package, by recipe
-SHIPPED = ("tutorial", "strong")
-TUTORIAL_NET = PRETRAINED / "tutorial.pth"
+SHIPPED = ("strong", "tutorial")  # the first is served where there is no other
+STRONG, TUTORIAL_NET = (PRETRAINED / f"{name}.pth" for name in SHIPPED)
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 # Between which confidences are counted, of the test images in the card and of all images in the service's metrics.

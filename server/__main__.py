@@ -5,7 +5,6 @@ $ curl --data-binary @cat.jpg localhost:8000/predict
 """
 
 import contextlib
-import ctypes
 import functools
 import importlib.util
 import multiprocessing
@@ -135,15 +134,18 @@ def _no_temporary_folder() -> str | None:
 
 def serve(settings: "Settings") -> int:
     """Runs until Ctrl-C or SIGTERM; requests in flight are answered."""
-    os.register_at_fork(after_in_child=_leave_group)
+    from server.init import fork_server, leave_group
+
+    os.register_at_fork(after_in_child=leave_group)
     _allow_open_files()
+    workers = fork_server("server.worker", "server.live_model")  # first: it imports torch while we import the rest
     with tempfile.TemporaryDirectory(prefix="cifar-") as folder:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # looked at when prometheus_client is imported
         from server.app import ClassifierServer, StartError
         from server.protocol import KEPT_S, OneWriteProtocol
 
         try:
-            server = ClassifierServer(settings, Path(folder))
+            server = ClassifierServer(settings, Path(folder), workers)
             server.run(
                 host=settings.host,
                 port=settings.port,
@@ -188,17 +190,6 @@ def _stop_on_signals() -> None:
 
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
-
-
-def _leave_group() -> None:
-    """For a forked process: a Ctrl-C or a kill of the group is the main process's to act on, which ends us in order.
-
-    When that one is killed with -9, Linux ends us too; elsewhere we would stay.
-    """
-    os.setpgid(0, 0)
-    if sys.platform == "linux":
-        set_parent_death_signal = 1  # PR_SET_PDEATHSIG
-        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ import socket
 import threading
 import time
 from collections.abc import AsyncIterator
+from multiprocessing.connection import wait
+from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from typing import Any
 import litserve
 import uvicorn.server
 from fastapi import FastAPI
+from litserve.loops import inference_worker
 from litserve.utils import WorkerSetupStatus
 
 from server import logs
@@ -30,6 +33,7 @@ from server.worker import ClassifierAPI, socket_path
 uvicorn.server.HANDLED_SIGNALS = (signal.SIGTERM,)  # type: ignore[assignment]  # typed as a pair
 
 _UVICORN_CANCELS_S = 5  # what is still under way after its own timeout
+_FAILED_START_S = 1  # until a worker that could not start is tried again
 
 log = logging.getLogger(__name__)
 
@@ -41,19 +45,16 @@ class StartError(Exception):
 class ClassifierServer(litserve.LitServer):
     """LitServe's processes, with our own routes, and sockets to the workers in place of its queue."""
 
-    def __init__(self, settings: Settings, sockets: Path) -> None:
+    def __init__(self, settings: Settings, sockets: Path, processes: BaseContext) -> None:
+        """The workers listen in the folder `sockets`, and are processes of `processes`."""
         self._settings = settings
+        self._processes: Any = processes
         self._stopping = threading.Event()
         self.failed = False
         workers = settings.worker_count()
         self._threads = max(1, (cores() - settings.http_process_count()) // workers)
-        super().__init__(
-            ClassifierAPI(settings, sockets, self._threads),
-            accelerator=settings.accelerator(),
-            workers_per_device=workers,
-            restart_workers=True,
-        )
-        self.monitor_internal = 1  # seconds between looks at the workers; LitServe's own is 2
+        self._api = ClassifierAPI(settings, sockets, self._threads)
+        super().__init__(self._api, accelerator=settings.accelerator(), workers_per_device=workers)
         count = len(self.devices) * workers
         self._engine = WorkerEngine([socket_path(sockets, worker_id) for worker_id in range(count)])
         self.app = build_app(settings, self._engine, self.lifespan)  # for LitServe's own
@@ -90,18 +91,50 @@ class ClassifierServer(litserve.LitServer):
             cores(),
         )
 
-    def launch_single_inference_worker(self, lit_api: litserve.LitAPI, worker_id: int) -> Any:
-        """LitServe calls it for a worker that ended."""
-        log.warning("worker %d ended: starting another", worker_id)
-        WORKER_RESTARTS.inc()
-        return super().launch_single_inference_worker(lit_api, worker_id)
+    def launch_inference_worker(self, lit_api: litserve.LitAPI) -> list[BaseProcess]:
+        """LitServe calls it once."""
+        return [self._start_worker(worker_id) for worker_id in range(self._engine.slots - 1)]
+
+    def _start_worker(self, worker_id: int) -> BaseProcess:
+        """As LitServe does, but for what its process is: one that is spawned would first import torch, for seconds."""
+        self.workers_setup_status[f"predict_{worker_id}"] = WorkerSetupStatus.STARTING
+        device = self._inference_workers_config_for_api(self._api.api_path)[worker_id]
+        arguments = (
+            self._api,
+            device[0] if len(device) == 1 else device,
+            worker_id,
+            self._get_request_queue(self._api.api_path),
+            self._transport,
+            self.workers_setup_status,
+            self._callback_runner,
+            self.restart_workers,
+        )
+        process: BaseProcess = self._processes.Process(target=inference_worker, args=arguments)
+        process.start()
+        return process
 
     def _start_worker_monitoring(self, manager: Any, uvicorn_workers: dict[Any, Any]) -> None:
-        super()._start_worker_monitoring(manager, uvicorn_workers)
+        """In place of LitServe's, which looks every 2 s, and at the workers alone."""
         threading.Thread(target=self._watch, args=[list(uvicorn_workers.values())], daemon=True).start()
+        for worker_id in range(len(self.inference_workers)):
+            threading.Thread(target=self._replace, args=[worker_id], daemon=True).start()
+
+    def _replace(self, worker_id: int) -> None:
+        """Start another worker whenever this one has ended."""
+        while True:
+            wait([self.inference_workers[worker_id].sentinel])
+            if self._stopping.is_set():
+                return
+            log.warning("worker %d ended: starting another", worker_id)
+            WORKER_RESTARTS.inc()
+            if self.workers_setup_status[f"predict_{worker_id}"] != WorkerSetupStatus.READY:
+                self._stopping.wait(_FAILED_START_S)
+            self.inference_workers[worker_id] = self._start_worker(worker_id)
+            if self._stopping.is_set():  # whoever ends all workers may have looked at them before
+                self.inference_workers[worker_id].terminate()
 
     def _watch(self, http_processes: list[BaseProcess]) -> None:
-        """LitServe would leave the port of an HTTP process that was killed, out of memory say, open to nobody."""
+        """The port of an HTTP process that was killed, out of memory say, would stay open to nobody."""
         for process in until_ended(http_processes):
             process.join()  # its pipe closes a moment before its exit code is there
             if self._stopping.is_set():

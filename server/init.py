@@ -1,8 +1,16 @@
 """What a process owes its family: the first one of a container to orphans, a child to the parent that it works for."""
 
+import ctypes
 import multiprocessing
+import multiprocessing.forkserver
 import os
 import signal
+import sys
+import threading
+from multiprocessing import resource_tracker
+from multiprocessing.context import BaseContext
+
+_PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15  # of <sys/prctl.h>
 
 
 def run_as_child_of_init() -> None:
@@ -26,8 +34,50 @@ def run_as_child_of_init() -> None:
             os._exit(code if code >= 0 else 128 - code)  # as a shell does; what is left ends with process 1
 
 
-def end_with_parent() -> None:
-    """For a thread of a child that multiprocessing started: whatever ended the parent, the child ends too."""
+def fork_server(*modules: str) -> BaseContext:
+    """A context whose processes are forked from one that begins now to import `modules`: they have torch at once.
+
+    A process of it calls `begin_worker` first. On macOS, where what has threads cannot be forked in safety, each
+    imports for itself.
+    """
+    if sys.platform != "linux":
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(modules))
+    resource_tracker.ensure_running()  # which the fork server needs; its start would unblock the signals again
+    # Signals that go to all processes at once are for the first one to act on: it starts with them blocked.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        multiprocessing.forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return context
+
+
+def begin_worker() -> None:
+    """For a process of `fork_server`'s: it ends with the process that it works for, whatever ended that."""
+    leave_group()
+    _prctl(_PR_SET_NAME, b"cifar-worker")  # what top shows
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def leave_group() -> None:
+    """For a child: a Ctrl-C or a kill of the group is the main process's to act on, which ends us in order.
+
+    When the process that forked us is killed with -9, Linux ends us too; elsewhere we would stay.
+    """
+    os.setpgid(0, 0)
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _prctl(option: int, value: int | bytes) -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(option, value)
+
+
+def _end_with_parent() -> None:
     if parent := multiprocessing.parent_process():
         parent.join()
         os._exit(1)

@@ -19,7 +19,7 @@ from litserve.loops.base import LitLoop
 
 from models.card import ModelCard
 from server import logs
-from server.init import end_with_parent
+from server.init import begin_worker
 from server.settings import Settings
 from server.wire import RELOAD, Kind, pack_predictions, unpack_batch
 
@@ -46,11 +46,8 @@ class ClassifierAPI(litserve.LitAPI):
         self.threads = threads
 
     def setup(self, device: str) -> None:
+        begin_worker()  # a Ctrl-C reaches the main process alone: it ends us when the HTTP processes are done
         logs.configure(self.settings.log_format, self.settings.log_level)
-        # Ctrl-C and `kill` of the group reach the main process alone: it ends us when the HTTP processes are done.
-        os.setpgid(0, 0)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        threading.Thread(target=end_with_parent, daemon=True).start()
         from models.checkpoint import CheckpointError
         from server.live_model import LiveModel
 

@@ -3,10 +3,6 @@
 import itertools
 import logging
 import math
-import multiprocessing
-import signal
-import sys
-import threading
 from collections import Counter
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, suppress
@@ -14,7 +10,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, Literal
 
 from models.checkpoint import CheckpointError, make
-from server.init import end_with_parent
+from server.init import begin_worker, fork_server
 from server.score.images import Chunk, Part, ScoreError
 from server.settings import Settings, cores, nvidia_gpus
 
@@ -83,9 +79,7 @@ def _blame(chunk: Chunk) -> str:
 
 def _start(stack: ExitStack, *arguments: Any) -> Connection:
     """A process, ended with the stack: chunks go to it, and parts come from it, or a sentence why there are none."""
-    # Children of a fork server have torch at once. Not on macOS, where what has threads cannot be forked in safety.
-    context: Any = multiprocessing.get_context("forkserver" if sys.platform == "linux" else "spawn")
-    context.set_forkserver_preload([__name__, "server.score.scorer"])
+    context: Any = fork_server(__name__, "server.score.scorer")
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=[theirs], daemon=True)
     process.start()
@@ -101,8 +95,7 @@ def _start(stack: ExitStack, *arguments: Any) -> Connection:
 def _serve(parent: Connection) -> None:
     from server.score.scorer import Scorer
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C in a terminal is for the parent alone
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    begin_worker()
     with parent, suppress(EOFError, ConnectionError):
         try:
             score = Scorer(*parent.recv())

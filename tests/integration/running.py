@@ -103,7 +103,7 @@ def still_there(family: dict[int, str]) -> list[str]:
 
 
 def worker_of(service: RunningService) -> int:
-    (pid,) = (pid for pid, args in processes(service).items() if "spawn_main" in args)
+    (pid,) = (pid for pid in processes(service) if psutil.Process(pid).name() == "cifar-worker")
     return pid
 
 

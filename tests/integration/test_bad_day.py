@@ -7,6 +7,7 @@ import socket
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from tests.integration.conftest import StartService
@@ -35,6 +36,17 @@ def test_a_worker_killed_twice_in_a_row_loses_no_request(start: StartService, ch
             os.kill(worker_of(service), signal.SIGKILL)
             load.wait_for_more(500)
     assert (set(load.statuses), load.errors) == ({200}, [])
+    assert service.stop() == 0
+
+
+def test_what_workers_are_forked_from_may_be_killed_too(start: StartService, checkpoint: Path, picture: bytes) -> None:
+    service = start("--checkpoint", str(checkpoint))
+    worker = worker_of(service)
+    with Load(service.url, picture, connections=16).running() as load:
+        os.kill(psutil.Process(worker).ppid(), signal.SIGKILL)
+        load.wait_for_more(500)
+    assert (set(load.statuses), load.errors) == ({200}, [])
+    assert worker_of(service) != worker, "there is one, and it is another"
     assert service.stop() == 0
 
 

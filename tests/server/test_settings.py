@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from models.card import TUTORIAL_NET
+from models.card import STRONG, TUTORIAL_NET
 from server.__main__ import main, read_settings
 from server.settings import Settings
 
@@ -41,7 +41,7 @@ def test_the_working_directorys_checkpoint_comes_before_the_shipped_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert read_settings([]).checkpoint_path() == TUTORIAL_NET
+    assert read_settings([]).checkpoint_path() == STRONG
     assert read_settings(["--checkpoint", "tutorial"]).checkpoint_path() == TUTORIAL_NET
     assert read_settings(["--checkpoint", "other"]).checkpoint_path() == tmp_path / "other"
     (tmp_path / "cifar_net.pth").touch()
