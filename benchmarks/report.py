@@ -102,7 +102,7 @@ def _median(results: Results, column: str, name: str, digits: int = 0) -> Callab
         value = results.median(server.name, column, name)
         if value is None:
             return Figure(None, "–")
-        failed = sum(results.values(server.name, column, "failed"))
+        failed = max(results.values(server.name, column, "failed"), default=0)
         return Figure(value, f"{value:,.{digits}f}" + (f" ({failed:,} failed)" if failed else ""))
 
     return figure

@@ -57,7 +57,8 @@ class _Service:
             base_url=protocol.service_url(url),
             headers={"X-API-Key": api_key} if api_key else {},
             timeout=httpx.Timeout(timeout_s, connect=min(timeout_s, 5.0)),
-            # As many connections as are asked for, forgotten before uvicorn's 5 s: none is closed under a request.
+            # As many connections as are asked for, forgotten before the 5 s after which many a server closes them under
+            # a request (ours takes 75).
             limits=httpx.Limits(keepalive_expiry=4.0),
             transport=transport,
             verify=not url.lower().startswith("http:"),  # to read the certificates that there are takes 0.1 s

@@ -22,11 +22,12 @@ from fastapi import FastAPI
 from litserve.loops import inference_worker
 from litserve.utils import WorkerSetupStatus
 
+from models.machine import cores
 from server import logs
 from server.asgi import build_app
 from server.engine import WorkerEngine
 from server.metrics import SEEN, WORKER_RESTARTS, counting, until_ended
-from server.settings import Settings, cores
+from server.settings import Settings
 from server.worker import ClassifierAPI, socket_path
 
 # To uvicorn a SIGINT after a SIGTERM means: drop everything. The main process makes a SIGTERM of every Ctrl-C.

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from models.card import ModelCard
+from models.machine import cores
 from models.pixels import ImageError, Pixels, decode
 from server.batcher import Batcher
 from server.engine import Engine, Predictions
 from server.errors import NotReady, image_refused
-from server.settings import Settings, cores
+from server.settings import Settings
 from server.wire import Probabilities
 
 # Up to here a picture decodes in some 100 µs, about what a thread costs; above, it would hold up the others.

@@ -3,7 +3,6 @@
 `--max-batch-size 128` and `CIFAR_MAX_BATCH_SIZE=128` say the same; the flag wins.
 """
 
-import math
 import os
 import shutil
 from pathlib import Path
@@ -13,6 +12,7 @@ from pydantic import DirectoryPath, Field, PositiveInt, SecretStr
 from pydantic_settings import BaseSettings, CliSuppress, SettingsConfigDict
 
 from models.card import SHIPPED, find
+from models.machine import cores
 from server.logs import Format, Level
 
 
@@ -104,13 +104,3 @@ def nvidia_gpus() -> int:
     from litserve.connector import check_cuda_with_nvidia_smi
 
     return check_cuda_with_nvidia_smi() if shutil.which("nvidia-smi") else 0
-
-
-def cores() -> int:
-    """The cores that this process may keep busy: the machine's, or fewer by a container's CPU set or quota."""
-    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = map(int, Path("/sys/fs/cgroup/cpu.max").read_text().split())
-    except (OSError, ValueError):  # not in a container of Linux, or "max"
-        return there
-    return min(there, math.ceil(quota / period))

@@ -1,5 +1,6 @@
 """What README.md and docs/*.md say is so: their commands are run, what they print compared, their links followed."""
 
+import functools
 import os
 import re
 import shutil
@@ -12,8 +13,15 @@ from pathlib import Path
 import pytest
 
 from tests.documents import PAGES, ROOT, Reader, blocks_of
+from tests.integration.running import COMMANDS
 
 ENGLISH, CHINESE = ROOT / "README.md", ROOT / "README.zh-CN.md"
+VERBS = ("train", "serve", "predict", "evaluate", "score")
+OUR_COMMANDS = [*(f"cifar-{verb}" for verb in VERBS), "python -m benchmarks.serving"]
+FLAGS_OF_OTHERS = {  # docker's, torchrun's, uvicorn's and gcloud's
+    *("--build-arg", "--init", "--log-opt", "--target", "--max-restarts", "--nnodes", "--timeout-keep-alive"),
+    *("--container-health-route", "--container-ports", "--container-predict-route"),
+}
 VENV = os.path.relpath(sys.prefix, ROOT)  # make takes no target with a space in it, which the path above may have
 
 
@@ -43,6 +51,26 @@ def test_a_page_names_only_what_there_is(page: Path) -> None:
         assert re.search(rf"^{verb}:", (ROOT / "Makefile").read_text(), re.MULTILINE), verb
     for link in re.findall(r"\]\((?!http|#)([^)#]+)", text):
         assert (page.parent / link).exists(), link
+
+
+@functools.cache
+def flags_of(command: str) -> set[str]:
+    """What it takes, by its own help."""
+    program, *words = command.split()
+    start = [str(COMMANDS / program) if program != "python" else sys.executable, *words]
+    asked = [[*start, "--help"], *([[*start, "--list"]] if program == "cifar-train" else [])]
+    printed = [subprocess.run(each, cwd=ROOT, capture_output=True, text=True, check=True).stdout for each in asked]
+    return set(re.findall(r"--[a-z][\w-]*", "".join(printed)))
+
+
+@pytest.mark.parametrize("page", [*PAGES, CHINESE], ids=lambda page: page.name)
+def test_every_flag_that_a_page_names_is_one_of_its_command(page: Path) -> None:
+    text = page.read_text()
+    for command, arguments in re.findall(r"\b(cifar-[a-z]+|python -m benchmarks\.\w+)\b([^`\n|#]* --[^`\n|#]*)", text):
+        if command not in ("cifar-service", "cifar-training"):  # the images
+            assert set(re.findall(r" (--[a-z][\w-]*)", arguments)) <= flags_of(command), f"{command}{arguments}"
+    ours = set[str]().union(*map(flags_of, OUR_COMMANDS))
+    assert set(re.findall(r"`(--[a-z][\w-]*)", text)) <= ours | FLAGS_OF_OTHERS
 
 
 def test_every_test_that_the_security_page_names_is_there() -> None:

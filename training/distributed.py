@@ -22,6 +22,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.distributed.rendezvous import rendezvous
 
+from models.machine import cores
 from training.errors import TrainingError
 
 Value = TypeVar("Value")
@@ -37,10 +38,10 @@ _READING = timedelta(hours=2)  # for those that decode the images of their host:
 def together() -> Iterator[None]:
     """What torchrun started is one group inside. Raises TrainingError where one of it is lost."""
     if not dist.is_torchelastic_launched():
+        torch.set_num_threads(min(torch.get_num_threads(), cores()))  # torch knows no container's quota
         yield
         return
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch.set_num_threads(max(1, cores // local_size()))  # torchrun asks for 1
+    torch.set_num_threads(max(1, cores() // local_size()))  # torchrun asks for 1
     try:
         store, rank, size = next(rendezvous("env://", timeout=_PATIENCE))
         store = dist.PrefixStore(_meet(store, rank, size), store)  # type: ignore[attr-defined]

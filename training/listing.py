@@ -15,8 +15,8 @@ class Measured(NamedTuple):
 
 _HARDWARE = "two shared Zen 4 cores"
 MEASURED = {
-    "tutorial": Measured("53.2", 1, 30),
-    "net-best": Measured("72.7 ± 0.7", 3, 84),
+    "tutorial": Measured("55.0 ± 1.1", 5, 28),
+    "net-best": Measured("73.3 ± 0.4", 5, 100),
     "fast": Measured("90.5", 1, 1053),
     "strong": Measured("91.9", 1, 6667),
 }

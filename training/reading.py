@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from models.machine import cores
 from models.pixels import ImageError, Pixels, decode
 from training.errors import TrainingError
 
@@ -61,10 +62,9 @@ def read_on_all_cores(root: Path, names: Sequence[str], size: int) -> Generator[
 def _read_in_children(
     root: Path, names: Sequence[str], size: int, blocks: list[slice]
 ) -> Iterator[tuple[slice, Images]]:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     reading: dict[Any, tuple[Connection, slice]] = {}
     with ExitStack() as stack:
-        idle = [_start_child(stack) for _ in range(min(cores, len(blocks)))]
+        idle = [_start_child(stack) for _ in range(min(cores(), len(blocks)))]
         while blocks or reading:
             while blocks and idle:
                 child, block = idle.pop(), blocks.pop()

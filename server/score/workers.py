@@ -10,9 +10,10 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, Literal
 
 from models.checkpoint import CheckpointError, make
+from models.machine import cores
 from server.init import begin_worker, fork_server
 from server.score.images import Chunk, Part, ScoreError
-from server.settings import Settings, cores, nvidia_gpus
+from server.settings import Settings, nvidia_gpus
 
 _LIVES = 3  # processes that may end with a chunk before it is taken for the reason
 _WORKERS_A_GPU = 4  # of which some decode while others run the network

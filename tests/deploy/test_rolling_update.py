@@ -1,11 +1,8 @@
 """A rolling update loses no request, and a pod that is killed none that is tried again: played in cluster.py."""
 
 import asyncio
-import collections
-import contextlib
 import shutil
 import tempfile
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +11,8 @@ import pytest
 
 from clients import AsyncClient, CifarError
 from tests.deploy.cluster import Cluster
-from tests.integration.running import save_net, wait_until
+from tests.integration.load import Callers
+from tests.integration.running import save_net
 from tests.pictures import draw_shape, encode
 
 pytestmark = pytest.mark.timeout(300)  # six services start, four of them at a time
@@ -36,40 +34,19 @@ class Transport(httpx.AsyncHTTPTransport):
             raise
 
 
-class Callers:
-    """Eight clients, each of which asks over and over from a thread: half of them on a connection that is kept, half
-    on a new one each time. Counts the answers by version, and the attempts that `failed`; `lost` is what got none."""
+class Clients(Callers):
+    """Eight of ours: half of them on a connection that is kept, half on a new one each time. `failed` are the attempts
+    that came to nothing; an error is a request without an answer."""
 
     def __init__(self, service: Path, retries: int) -> None:
-        self.versions: collections.Counter[str] = collections.Counter()
-        self.lost: list[CifarError] = []
+        super().__init__()
         self.failed: list[httpx.Request] = []
         self._service, self._retries = service, retries
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._call_all()))
 
-    @property
-    def answered(self) -> int:
-        return self.versions.total()
+    async def _call(self) -> None:
+        await asyncio.gather(*(self._ask(kept=number % 2 == 0) for number in range(8)))
 
-    @contextlib.contextmanager
-    def calling(self) -> Iterator["Callers"]:
-        self._thread.start()
-        try:
-            self.wait_for_more(50)
-            yield self
-        finally:
-            self._stopping.set()
-            self._thread.join(timeout=60)
-
-    def wait_for_more(self, answers: int) -> None:
-        goal = self.answered + answers
-        wait_until(lambda: self.answered >= goal, timeout_s=60)
-
-    async def _call_all(self) -> None:
-        await asyncio.gather(*(self._call(kept=number % 2 == 0) for number in range(8)))
-
-    async def _call(self, kept: bool) -> None:
+    async def _ask(self, kept: bool) -> None:
         transport = Transport(self._service, self.failed)
         async with AsyncClient("http://service", retries=self._retries, transport=transport) as client:
             client.http.headers["Connection"] = "keep-alive" if kept else "close"
@@ -77,7 +54,7 @@ class Callers:
                 try:
                     self.versions[(await client.predict(PICTURE)).version] += 1
                 except CifarError as error:
-                    self.lost.append(error)
+                    self.errors.append(error)
                 await asyncio.sleep(0.04)  # modest: some 150 requests a second in all
 
 
@@ -108,7 +85,7 @@ def cluster(checkpoints: dict[str, Path]) -> Iterator[Cluster]:
 def test_a_rolling_update_loses_no_request(cluster: Cluster, checkpoints: dict[str, Path]) -> None:
     old, new = checkpoints
     free = "d"
-    with Callers(cluster.service, retries=0).calling() as callers:
+    with Clients(cluster.service, retries=0).running() as callers:
         for place in "abc":
             cluster.start_pod(free, checkpoints[new])  # maxSurge: 1
             cluster.wait_until_ready(free)
@@ -122,15 +99,15 @@ def test_a_rolling_update_loses_no_request(cluster: Cluster, checkpoints: dict[s
         callers.versions.clear()
         callers.wait_for_more(50)
         assert set(callers.versions) == {new}
-    assert not callers.lost
+    assert not callers.errors
 
 
 def test_a_pod_that_is_killed_loses_no_request_that_is_tried_again(cluster: Cluster) -> None:
     with (
-        Callers(cluster.service, retries=2).calling() as patient,
-        Callers(cluster.service, retries=0).calling() as hasty,
+        Clients(cluster.service, retries=2).running() as patient,
+        Clients(cluster.service, retries=0).running() as hasty,
     ):
         cluster.kill_pod("b", is_felt=lambda: bool(patient.failed and hasty.failed))
         patient.wait_for_more(100)
-    assert not patient.lost
-    print(f"of {hasty.answered + len(hasty.lost)} requests without retries {len(hasty.lost)} were lost")
+    assert not patient.errors
+    print(f"of {hasty.answered + len(hasty.errors)} requests without retries {len(hasty.errors)} were lost")

@@ -1,5 +1,6 @@
 """Load on a service, and its answers to raw bytes: over plain sockets, as httpx would be too slow or too tidy."""
 
+import abc
 import asyncio
 import collections
 import contextlib
@@ -10,6 +11,7 @@ import resource
 import socket
 import threading
 from collections.abc import Iterator
+from typing import Self
 from urllib.parse import urlsplit
 
 import httpx
@@ -17,34 +19,28 @@ import httpx
 from tests.integration.running import wait_until
 
 
-class Load:
-    """The same request over and over on so many connections, from a thread; counts what came of it.
+class Callers(abc.ABC):
+    """What asks over and over, from a thread: counts the answers by version, and keeps the errors."""
 
-    Closed loop: a connection asks again as soon as it is answered. Open loop: so many requests fall due a second, on
-    one connection after the other, however long the answers take.
-    """
-
-    def __init__(self, url: str, picture: bytes, connections: int, due_a_second: float | None = None) -> None:
-        self.statuses: collections.Counter[int] = collections.Counter()
+    def __init__(self) -> None:
         self.versions: collections.Counter[str] = collections.Counter()
         self.errors: list[Exception] = []
-        self.answered_connections: set[int] = set()
-        self._address = address(url)
-        self._request = post(picture)
-        self._connections, self._due_a_second = connections, due_a_second
         self._stopping = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._call()))
+
+    @abc.abstractmethod
+    async def _call(self) -> None:
+        """Until `_stopping` is set."""
 
     @property
     def answered(self) -> int:
-        return self.statuses[200]
+        return self.versions.total()
 
     @contextlib.contextmanager
-    def running(self) -> Iterator["Load"]:
-        allow_open_files(self._connections + 200)
+    def running(self) -> Iterator[Self]:
         self._thread.start()
         try:
-            wait_until(lambda: self.answered > 100, timeout_s=60)
+            self.wait_for_more(100)
             yield self
         finally:
             self._stopping.set()
@@ -54,7 +50,24 @@ class Load:
         goal = self.answered + answers
         wait_until(lambda: self.answered >= goal or bool(self.errors), timeout_s=60)
 
-    async def _run(self) -> None:
+
+class Load(Callers):
+    """The same request over and over on so many connections; counts the statuses too.
+
+    Closed loop: a connection asks again as soon as it is answered. Open loop: so many requests fall due a second, on
+    one connection after the other, however long the answers take.
+    """
+
+    def __init__(self, url: str, picture: bytes, connections: int, due_a_second: float | None = None) -> None:
+        super().__init__()
+        allow_open_files(connections + 200)
+        self.statuses: collections.Counter[int] = collections.Counter()
+        self.answered_connections: set[int] = set()
+        self._address = address(url)
+        self._request = post(picture)
+        self._connections, self._due_a_second = connections, due_a_second
+
+    async def _call(self) -> None:
         connections = range(self._connections)
         opened = await asyncio.gather(*(asyncio.open_connection(*self._address) for _ in connections))
         await asyncio.gather(*(self._ask_over_and_over(number, *opened[number]) for number in connections))

@@ -123,7 +123,7 @@ def test_told_to_stop_all_its_http_processes_refuse_what_is_new_and_answer_what_
 
 def test_a_quota_of_cpu_time_leaves_fewer_cores(tmp_path: Path) -> None:
     inside = in_namespaces("--mount", script='mount --bind "$1" /sys/fs/cgroup', arguments=(tmp_path,))
-    look = "import server.settings; print(server.settings.cores())"
+    look = "import models.machine; print(models.machine.cores())"
     for quota, cores in (("max", len(os.sched_getaffinity(0))), ("50000", 1)):
         (tmp_path / "cpu.max").write_text(f"{quota} 100000\n")  # as Linux shows a container its limit
         found = subprocess.run([*inside, sys.executable, "-c", look], check=True, capture_output=True, text=True)
