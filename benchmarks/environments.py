@@ -30,7 +30,7 @@ def python_with(name: str, packages: Sequence[str]) -> Path:
     if not ready.exists() or ready.read_text() != wanted:
         print(f"making an environment for {name} ...", file=sys.stderr)
         subprocess.run([_UV, "venv", "--quiet", "--clear", "--python", sys.executable, folder], check=True)
-        install = [_UV, "pip", "install", "--quiet", "--compile-bytecode", "--python", python]
+        install: list[str | Path] = [_UV, "pip", "install", "--quiet", "--compile-bytecode", "--python", python]
         subprocess.run([*install, *wanted.splitlines()], check=True)
         ready.write_text(wanted)
     return python
