@@ -60,15 +60,17 @@ def flags_of(command: str) -> set[str]:
     start = [str(COMMANDS / program) if program != "python" else sys.executable, *words]
     asked = [[*start, "--help"], *([[*start, "--list"]] if program == "cifar-train" else [])]
     printed = [subprocess.run(each, cwd=ROOT, capture_output=True, text=True, check=True).stdout for each in asked]
-    return set(re.findall(r"--[a-z][\w-]*", "".join(printed)))
+    text = re.sub(r"--\[no-\](\S+)", r"--\1 --no-\1", "".join(printed))
+    return {"--help", *re.findall(r"--[a-z][\w-]*", text)}
 
 
 @pytest.mark.parametrize("page", [*PAGES, CHINESE], ids=lambda page: page.name)
 def test_every_flag_that_a_page_names_is_one_of_its_command(page: Path) -> None:
     text = page.read_text()
-    for command, arguments in re.findall(r"\b(cifar-[a-z]+|python -m benchmarks\.\w+)\b([^`\n|#]* --[^`\n|#]*)", text):
-        if command not in ("cifar-service", "cifar-training"):  # the images
-            assert set(re.findall(r" (--[a-z][\w-]*)", arguments)) <= flags_of(command), f"{command}{arguments}"
+    commands = rf"\b(cifar-(?:{'|'.join(VERBS)})|python -m benchmarks\.\w+)\b([^`\n|#]*)"
+    for command, arguments in re.findall(commands, text):
+        for flag in re.findall(r" (--[a-z][\w-]*)", arguments):
+            assert flag in flags_of(command), f"{command}{arguments}"
     ours = set[str]().union(*map(flags_of, OUR_COMMANDS))
     assert set(re.findall(r"`(--[a-z][\w-]*)", text)) <= ours | FLAGS_OF_OTHERS
 
