@@ -138,7 +138,7 @@ def serve(settings: "Settings") -> int:
 
     os.register_at_fork(after_in_child=leave_group)
     _allow_open_files()
-    workers = fork_server("server.worker", "server.live_model")  # first: it imports torch while we import the rest
+    workers = fork_server("server.preload")  # first: it imports torch while we import the rest
     with tempfile.TemporaryDirectory(prefix="cifar-") as folder:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # looked at when prometheus_client is imported
         from server.app import ClassifierServer, StartError
