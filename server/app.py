@@ -128,9 +128,13 @@ class ClassifierServer(litserve.LitServer):
                 return
             log.warning("worker %d ended: starting another", worker_id)
             WORKER_RESTARTS.inc()
-            if self.workers_setup_status[f"predict_{worker_id}"] != WorkerSetupStatus.READY:
-                self._stopping.wait(_FAILED_START_S)
-            self.inference_workers[worker_id] = self._start_worker(worker_id)
+            try:
+                if self.workers_setup_status[f"predict_{worker_id}"] != WorkerSetupStatus.READY:
+                    self._stopping.wait(_FAILED_START_S)
+                self.inference_workers[worker_id] = self._start_worker(worker_id)
+            except OSError as error:  # out of processes, memory or files: perhaps not for long
+                log.error("no worker can be started: %s", error)
+                continue
             if self._stopping.is_set():  # whoever ends all workers may have looked at them before
                 self.inference_workers[worker_id].terminate()
 

@@ -50,6 +50,20 @@ def test_what_workers_are_forked_from_may_be_killed_too(start: StartService, che
     assert service.stop() == 0
 
 
+def test_a_worker_that_cannot_be_started_is_tried_again(
+    start: StartService, checkpoint: Path, picture: bytes, tmp_path: Path
+) -> None:
+    service = start("--checkpoint", str(checkpoint))
+    worker = psutil.Process(worker_of(service))
+    listening = [Path(str(connection.laddr)) for connection in psutil.Process(worker.ppid()).net_connections("unix")]
+    (fork_server,) = (path for path in listening if path.name.startswith("listener-"))
+    fork_server.rename(tmp_path / "away")
+    worker.kill()
+    wait_until(lambda: "no worker can be started" in service.log.read_text())
+    (tmp_path / "away").rename(fork_server)
+    assert httpx.post(f"{service.url}/predict", content=picture, timeout=30).is_success
+
+
 def test_a_checkpoint_replaced_under_load_loses_no_request_and_a_bad_one_changes_nothing(
     start: StartService, tmp_path: Path, picture: bytes
 ) -> None:
