@@ -1,8 +1,8 @@
 """`cifar-predict cat.jpg photos/ 'archive/**/*.png'`: the classes of images, by the service.
 
 $ cifar-predict docs/ship.png --top-k 2
-docs/ship.png                     ship           59.3%  ██████████████▏
-                                  airplane       33.4%  ████████
+docs/ship.png                     ship           98.9%  ███████████████████████▋
+                                  automobile      0.1%
 """
 
 import argparse
