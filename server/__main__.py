@@ -40,7 +40,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if {"-h", "--help"} & set(arguments):
         from server.help import print_help
 
-        print_help()
+        try:
+            print_help()
+            sys.stdout.flush()
+        except BrokenPipeError:  # `| head`; the interpreter's own flush at the end would fail too
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     run_as_child_of_init()
     _stop_on_signals()

@@ -38,7 +38,7 @@ from pydantic import ValidationError
 from training.errors import TrainingError
 from training.listing import print_recipes
 from training.options import Options, resume_path
-from training.recipe import FIELDS, RECIPES, change
+from training.recipe import FIELDS, RECIPES, Recipe, change
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -59,18 +59,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ValidationError as error:
         first = error.errors()[0]
         return _say(2, f"--{str(first['loc'][0]).replace('_', '-')}: {first['msg']}, not {first['input']!r}")
-    if options.list:
-        print_recipes(recipe)
-        return 0
-    if options.compare:
-        return _compare(options.compare)
-    command = shlex.join([*_program(), *arguments])
     try:
-        with _signals_as_exceptions():
-            from training.run import run  # seconds of imports, which a mistaken flag need not wait for
-
-            said = {field.name: getattr(options, field.name) for field in fields(Options) if field.name != "command"}
-            run(recipe, Options(command=command, **said))
+        code = _do(recipe, options, shlex.join([*_program(), *arguments]))
+        sys.stdout.flush()
+        return code
     except ModuleNotFoundError as error:
         return _say(1, f"{error.name} is not installed: pip install '.[training]' in its checkout")
     except TrainingError as error:
@@ -82,6 +74,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _say(143, f"terminated; {_what_is_left(options.output)}")
     except KeyboardInterrupt:
         return _say(130, f"stopped; {_what_is_left(options.output)}")
+
+
+def _do(recipe: Recipe, options: argparse.Namespace, command: str) -> int:
+    if options.list:
+        print_recipes(recipe)
+        return 0
+    if options.compare:
+        return _compare(options.compare)
+    with _signals_as_exceptions():
+        from training.run import run  # seconds of imports, which a mistaken flag need not wait for
+
+        said = {field.name: getattr(options, field.name) for field in fields(Options) if field.name != "command"}
+        run(recipe, Options(command=command, **said))
     return 0
 
 

@@ -1,6 +1,8 @@
 """One field is the flag, the environment variable and the help; a wrong value is one sentence and exit code 2."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -54,6 +56,16 @@ def test_a_path_with_a_folder_that_may_not_be_read_is_no_obstacle(
     (tmp_path / "nvidia-smi").write_text("not a program")
     monkeypatch.setenv("PATH", str(tmp_path))
     assert read_settings([]).accelerator() in ("cpu", "mps")
+
+
+def test_a_reader_that_leaves_the_help_sees_no_traceback() -> None:
+    command = [sys.executable, "-u", "-m", "server", "--help"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 0
 
 
 def test_help_fits_a_screen_and_names_every_setting(

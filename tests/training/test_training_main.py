@@ -136,6 +136,16 @@ def test_a_reader_that_leaves_ends_the_run_without_a_traceback(draw_folder: Draw
     assert process.returncode == 141
 
 
+def test_a_reader_that_leaves_the_list_of_recipes_sees_no_traceback() -> None:
+    command = [sys.executable, "-m", "training", "--list"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == "cifar-train: stopped, since what read its output is gone\n"
+    assert process.returncode == 141
+
+
 def test_in_a_terminal_a_bar_shows_rate_loss_and_time_left_while_the_log_stays_clean(draw_folder: Draw) -> None:
     draw_folder()
     ours, theirs = pty.openpty()
