@@ -21,6 +21,7 @@ import psutil
 from benchmarks.evaluation import classify_in_process
 from benchmarks.reading import link
 from models.card import TUTORIAL_NET
+from tests.integration.running import proportional_bytes
 
 _LOOK_S = 0.2  # how often memory is looked at
 
@@ -79,12 +80,10 @@ def measure(root: Path, workers: int) -> tuple[float, float]:
 
 def memory(pid: int) -> int:
     """Bytes of a process and its children; what they share counts once."""
-    total = 0
-    with contextlib.suppress(psutil.Error):  # one has ended meanwhile
+    with contextlib.suppress(psutil.NoSuchProcess):
         main_process = psutil.Process(pid)
-        for process in [main_process, *main_process.children(recursive=True)]:
-            total += process.memory_full_info().pss
-    return total
+        return sum(map(proportional_bytes, [main_process, *main_process.children(recursive=True)]))
+    return 0
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from benchmarks.environments import python_with, version_in
 from benchmarks.protocols import RAW, Protocol
 from models.card import TUTORIAL_NET
 from models.checkpoint import card_path
-from tests.integration.running import free_port, wait_until
+from tests.integration.running import free_port, proportional_bytes, wait_until
 from tests.pictures import draw_shape, encode
 
 ROOT = Path(__file__).parents[1]
@@ -68,11 +68,7 @@ class Server:
 
     def process_megabytes(self) -> list[float]:
         """PSS of each process, the largest first: what they share counts once."""
-        sizes = []
-        for process in self._look():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                sizes.append(process.memory_full_info().pss / 1e6)
-        return sorted(sizes, reverse=True)
+        return sorted((proportional_bytes(process) / 1e6 for process in self._look()), reverse=True)
 
     def cpu_seconds(self) -> list[float]:
         """Of each process in `family`, so far."""

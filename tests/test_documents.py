@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.documents import PAGES, ROOT, Reader, blocks_of
-from tests.integration.running import COMMANDS
+from tests.integration.running import run_command
 
 ENGLISH, CHINESE = ROOT / "README.md", ROOT / "README.zh-CN.md"
 VERBS = ("train", "serve", "predict", "evaluate", "score")
@@ -56,11 +56,10 @@ def test_a_page_names_only_what_there_is(page: Path) -> None:
 @functools.cache
 def flags_of(command: str) -> set[str]:
     """What it takes, by its own help."""
-    program, *words = command.split()
-    start = [str(COMMANDS / program) if program != "python" else sys.executable, *words]
-    asked = [[*start, "--help"], *([[*start, "--list"]] if program == "cifar-train" else [])]
-    printed = [subprocess.run(each, cwd=ROOT, capture_output=True, text=True, check=True).stdout for each in asked]
-    text = re.sub(r"--\[no-\](\S+)", r"--\1 --no-\1", "".join(printed))
+    asked = ["--help", "--list"] if command == "cifar-train" else ["--help"]
+    results = [run_command(*command.split(), flag, cwd=ROOT) for flag in asked]
+    assert not any(result.returncode for result in results), results
+    text = re.sub(r"--\[no-\](\S+)", r"--\1 --no-\1", "".join(result.stdout for result in results))
     return {"--help", *re.findall(r"--[a-z][\w-]*", text)}
 
 

@@ -29,11 +29,12 @@ def score_in_processes(
     """One that is killed is replaced. Raises ScoreError."""
     again, deaths = list[Chunk](), Counter[int]()
     busy: dict[Any, tuple[Connection, str, Chunk]] = {}
+    processes: Any = fork_server(__name__, "server.score.scorer")
     with ExitStack() as stack:
 
         def give(device: str, worker: Connection | None = None) -> None:
             if chunk := again.pop() if again else next(chunks, None):
-                worker = worker or _start(stack, *scorer, device)
+                worker = worker or _start(processes, stack, *scorer, device)
                 with suppress(ConnectionError):  # of one that is dead, recv will say so
                     worker.send(chunk)
                 busy[worker] = worker, device, chunk
@@ -78,11 +79,10 @@ def _blame(chunk: Chunk) -> str:
     )
 
 
-def _start(stack: ExitStack, *arguments: Any) -> Connection:
+def _start(processes: Any, stack: ExitStack, *arguments: Any) -> Connection:
     """A process, ended with the stack: chunks go to it, and parts come from it, or a sentence why there are none."""
-    context: Any = fork_server(__name__, "server.score.scorer")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=[theirs], daemon=True)
+    ours, theirs = processes.Pipe()
+    process = processes.Process(target=_serve, args=[theirs], daemon=True)
     process.start()
     theirs.close()
     stack.callback(process.join)

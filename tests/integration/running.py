@@ -107,6 +107,13 @@ def worker_of(service: RunningService) -> int:
     return pid
 
 
+def proportional_bytes(process: psutil.Process) -> int:
+    """Memory of a process, of what it shares with others its part (PSS); 0 for one that has ended."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return int(process.memory_full_info().pss)
+    return 0
+
+
 def save_net(
     path: Path, seed: int, classes: tuple[str, ...] = CIFAR10_CLASSES, uncertain_below: float | None = None
 ) -> ModelCard:
@@ -127,3 +134,13 @@ def run_command(*words: str, cwd: Path, **variables: str) -> subprocess.Complete
         timeout=300,
         check=False,
     )
+
+
+def run_unread(*command: str) -> tuple[int, str]:
+    """A command whose reader has gone, as `| head` may: its exit code, and what it says on stderr."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        said = process.stderr.read()
+    return process.returncode, said

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from tests.integration.load import Load, gauge
-from tests.integration.running import RunningService, processes, running_service, wait_until, worker_of
+from tests.integration.running import RunningService, proportional_bytes, running_service, wait_until, worker_of
 from tests.pictures import draw_shape, encode
 
 CONNECTIONS = 2000
@@ -39,13 +39,10 @@ def standing_still(service: RunningService) -> Iterator[None]:
         os.kill(worker, signal.SIGCONT)
 
 
-def proportional_bytes(service: RunningService) -> int:
-    """Memory of all its processes, what they share counted once."""
-    total = 0
-    for pid in processes(service):
-        with contextlib.suppress(psutil.NoSuchProcess):
-            total += psutil.Process(pid).memory_full_info().pss
-    return total
+def memory(service: RunningService) -> int:
+    """Bytes of all its processes, what they share counted once."""
+    main = psutil.Process(service.process.pid)
+    return sum(map(proportional_bytes, [main, *main.children(recursive=True)]))
 
 
 @pytest.mark.parametrize("due_a_second", [None, 2500], ids=["closed loop", "open loop"])
@@ -54,12 +51,12 @@ def test_the_surplus_is_refused_the_rest_answered_and_memory_is_bounded(
     small_service: RunningService, bottleneck: str, due_a_second: float | None
 ) -> None:
     picture = SMALL if bottleneck == "network" else LARGE
-    before = proportional_bytes(small_service)
+    before = memory(small_service)
     peak = 0
 
     def refused(count: int) -> bool:
         nonlocal peak
-        peak = max(peak, proportional_bytes(small_service))
+        peak = max(peak, memory(small_service))
         return load.statuses[429] > count
 
     with Load(small_service.url, picture, CONNECTIONS, due_a_second).running() as load:

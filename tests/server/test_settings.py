@@ -1,7 +1,6 @@
 """One field is the flag, the environment variable and the help; a wrong value is one sentence and exit code 2."""
 
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pytest
 from models.card import STRONG, TUTORIAL_NET
 from server.__main__ import main, read_settings
 from server.settings import Settings
+from tests.integration.running import run_unread
 
 
 def test_a_flag_comes_before_the_environment_which_comes_before_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,13 +59,7 @@ def test_a_path_with_a_folder_that_may_not_be_read_is_no_obstacle(
 
 
 def test_a_reader_that_leaves_the_help_sees_no_traceback() -> None:
-    command = [sys.executable, "-u", "-m", "server", "--help"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        process.stdout.close()
-        assert process.stderr.read() == ""
-    assert process.returncode == 0
+    assert run_unread(sys.executable, "-u", "-m", "server", "--help") == (0, "")
 
 
 def test_help_fits_a_screen_and_names_every_setting(

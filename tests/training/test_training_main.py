@@ -16,6 +16,7 @@ from torch import nn
 from models.card import CIFAR10_CLASSES
 from models.checkpoint import load
 from models.pixels import decode
+from tests.integration.running import run_unread
 from training.__main__ import main
 
 Draw = Callable[..., Path]
@@ -137,13 +138,8 @@ def test_a_reader_that_leaves_ends_the_run_without_a_traceback(draw_folder: Draw
 
 
 def test_a_reader_that_leaves_the_list_of_recipes_sees_no_traceback() -> None:
-    command = [sys.executable, "-m", "training", "--list"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stderr is not None
-        process.stdout.close()
-        assert process.stderr.read() == "cifar-train: stopped, since what read its output is gone\n"
-    assert process.returncode == 141
+    said = "cifar-train: stopped, since what read its output is gone\n"
+    assert run_unread(sys.executable, "-m", "training", "--list") == (141, said)
 
 
 def test_in_a_terminal_a_bar_shows_rate_loss_and_time_left_while_the_log_stays_clean(draw_folder: Draw) -> None:
