@@ -1,10 +1,20 @@
-"""Training images, seen a little otherwise each time: flipped, shifted, with a square missing. All on their device."""
+"""Training images, seen a little otherwise each time: flipped, shifted, a square missing or another's. All on their
+device."""
+
+from typing import NamedTuple
 
 import torch
 
 from training.recipe import Recipe
 
 _GREY = 128
+
+
+class Mixture(NamedTuple):
+    """Of k images, whose pixels and labels they take part of."""
+
+    others: torch.Tensor  # int64 [k], of the set
+    taken: torch.Tensor  # bool [k, H, W]: where
 
 
 class Augmentation:
@@ -32,6 +42,23 @@ class Augmentation:
             centres = self._draw(0, pixels.shape[1] - 1, (2, count))[:, kept].to(pixels.device)
             pixels = cut_out(pixels, centres, recipe.cutout)
         return pixels
+
+    def mixture(
+        self, pixels: torch.Tensor, indices: torch.Tensor, kept: torch.Tensor | slice = slice(None)
+    ) -> Mixture:
+        """For the `kept` of these images, before they are flipped and shifted; as for a call, it draws for all.
+
+        Yun et al., CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features, ICCV 2019.
+        """
+        count, (height, width) = len(indices), pixels.shape[1:3]
+        others = indices[torch.randperm(count, generator=self._draws)]
+        mixed, areas, down, right = torch.rand((4, count), generator=self._draws)
+        sides = areas.sqrt() * (mixed < self._recipe.cutmix)  # any part of the area is as likely as any other
+        rows, columns = (
+            ((torch.arange(size) + 0.5) / size - centre[kept][:, None]).abs() < sides[kept][:, None] / 2
+            for size, centre in ((height, down), (width, right))
+        )  # [k, H] and [k, W]: whether the square is there
+        return Mixture(others[kept], rows[:, :, None] & columns[:, None, :])
 
     def _flips(self, indices: torch.Tensor, epoch: int) -> torch.Tensor:
         if self._recipe.flip == "alternating":

@@ -12,10 +12,11 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 
 from models.classifier import Classifier
 from training import distributed
-from training.augmentation import Augmentation
+from training.augmentation import Augmentation, Mixture
 from training.errors import TrainingError
 from training.evaluation import accuracy, logits_of
 from training.execution import Execution, fastest_execution
@@ -156,12 +157,31 @@ class Run:
         device = self._classifier.mean.device
         share = distributed.share(len(images), self._recipe.batch_size, distributed.rank(), distributed.size())
         mine = images[share.positions]
-        pixels = self._examples.pixels[mine.to(self._examples.pixels.device)].to(device)
+        pixels, targets = self._pixels(mine), self._examples.labels[mine].to(device)
+        if self._recipe.cutmix:
+            pixels, targets = self._mixed(pixels, targets, self._augment.mixture(pixels, images, share.positions))
         inputs = self._classifier.normalise(self._augment(pixels, images, self.epoch, share.positions))
-        targets = self._examples.labels[mine].to(device)
         return self._update(
             zip(torch.split(inputs, share.sizes), torch.split(targets, share.sizes), share.weights, strict=True)
         )
+
+    def _pixels(self, images: torch.Tensor) -> torch.Tensor:
+        """int64 [n] → uint8 [n, H, W, 3], on the device."""
+        pixels = self._examples.pixels
+        return pixels[images.to(pixels.device)].to(self._classifier.mean.device)
+
+    def _mixed(
+        self, pixels: torch.Tensor, targets: torch.Tensor, mixture: Mixture
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """uint8 [n, H, W, 3], int64 [n] → the same with what they take of others; targets float32 [n, C]."""
+        taken = mixture.taken.to(pixels.device)
+        classes = len(self._classifier.card.classes)
+        own, other = (
+            F.one_hot(labels, classes).float()
+            for labels in (targets, self._examples.labels[mixture.others].to(pixels.device))
+        )
+        parts = taken.float().mean(dim=(1, 2))[:, None]
+        return torch.where(taken[..., None], self._pixels(mixture.others), pixels), torch.lerp(own, other, parts)
 
     def _validate(self) -> float | None:
         """The accuracy on the validation images, where there are any."""

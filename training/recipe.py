@@ -51,6 +51,9 @@ class Recipe:
     )
     translate: int = Field(default=0, ge=0, description="images are shifted by up to so many pixels, edges mirrored")
     cutout: int = Field(default=0, ge=0, description="side of a square, in pixels, that is greyed out at random")
+    cutmix: float = Field(
+        default=0, ge=0, le=1, description="chance that a square of an image is another's, and as much of its label"
+    )
     flip_average: bool = Field(
         default=False, description="whether answers are the mean over an image and its mirror image, at twice the work"
     )
@@ -124,11 +127,13 @@ FAST = Recipe(
 STRONG = replace(
     FAST,
     name="strong",
-    summary="the same network, trained for long",
-    epochs=60,
+    summary="a narrower network, trained for long",
+    architecture="airbench-slim",
+    epochs=100,
     learning_rate=0.3,
     translate=4,
-    cutout=8,
+    cutmix=0.5,
+    flip_average=False,
 )
 
 RESNET18 = Recipe(

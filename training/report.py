@@ -86,7 +86,11 @@ class Report:
 def _as_trained_on(examples: Examples, recipe: Recipe, seed: int) -> torch.Tensor:
     draws = torch.Generator().manual_seed(seed)
     images = examples.images[torch.randperm(len(examples.images), generator=draws)[:_SAMPLES]]
-    return Augmentation(recipe, len(examples.labels), draws)(examples.pixels[images], images, epoch=1)
+    augment, pixels = Augmentation(recipe, len(examples.labels), draws), examples.pixels[images]
+    if recipe.cutmix:
+        others, taken = augment.mixture(pixels, images)
+        pixels = torch.where(taken[..., None], examples.pixels[others], pixels)
+    return augment(pixels, images, epoch=1)
 
 
 def _draw(card: ModelCard, epochs: Sequence[Epoch], data: Data, logits: torch.Tensor) -> dict[str, bytes]:

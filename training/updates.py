@@ -43,7 +43,7 @@ class Updates:
         return float(self._schedule.get_last_lr()[-1])
 
     def __call__(self, batches: Iterable[tuple[torch.Tensor, torch.Tensor, float]]) -> list[float]:
-        """One update for each batch of inputs, float32 [B, 3, H, W], and targets, int64 [B]; returns their losses.
+        """One update for each batch of inputs, float32 [B, 3, H, W], and of targets; returns their losses.
 
         Of several processes each gives its share of a batch, with its weight among the others (else 1).
         """
@@ -74,7 +74,10 @@ class Updates:
 
 
 def make_criterion(recipe: Recipe, labels: torch.Tensor) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """Logits float32 [B, C] and targets int64 [B] → the mean loss; `labels` are those of all training images."""
+    """Logits float32 [B, C] and targets → the mean loss; `labels` are those of all training images.
+
+    Targets are classes, int64 [B], or how much an image is of each, float32 [B, C].
+    """
     if not recipe.weighted_loss:
         return nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
     images_of = torch.bincount(labels)
@@ -84,7 +87,8 @@ def make_criterion(recipe: Recipe, labels: torch.Tensor) -> Callable[[torch.Tens
         # Not with CrossEntropyLoss's own weights: it divides by their sum over the batch, which takes them back where
         # a batch is of one class, and with label smoothing it also weighs the classes that an image is not of.
         losses = F.cross_entropy(outputs, targets, reduction="none", label_smoothing=recipe.label_smoothing)
-        return (losses * weights[targets]).mean()
+        of_images = targets @ weights if targets.is_floating_point() else weights[targets]
+        return (losses * of_images).mean()
 
     return criterion
 

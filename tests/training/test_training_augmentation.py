@@ -33,6 +33,25 @@ def test_a_cut_out_square_is_grey_and_the_rest_untouched() -> None:
     assert torch.equal(seen[:, rest], PIXELS[:, rest])
 
 
+def test_a_mixture_takes_squares_of_other_images_from_as_many_as_the_recipe_says() -> None:
+    indices = torch.arange(1000, 3000)
+    pixels = torch.zeros((len(indices), 16, 16, 3), dtype=torch.uint8)
+    augment = Augmentation(replace(TUTORIAL, cutmix=0.5), 4000, torch.Generator().manual_seed(0))
+    others, taken = augment.mixture(pixels, indices, torch.arange(len(indices)))
+    assert sorted(others.tolist()) == indices.tolist()
+    mixed = taken.flatten(1).any(dim=1)
+    assert 0.45 < mixed.float().mean() < 0.55
+    heights, widths = taken.any(dim=2).sum(dim=1), taken.any(dim=1).sum(dim=1)
+    assert torch.equal(taken.sum(dim=(1, 2)), heights * widths)  # one rectangle each
+    inside = (heights > 2) & ~taken[:, [0, -1]].any(dim=2).any(dim=1) & ~taken[:, :, [0, -1]].any(dim=1).any(dim=1)
+    assert inside.sum() > 100
+    assert bool(((heights - widths).abs() <= 1)[inside].all())  # square where no edge cuts it off
+    of_two, _ = Augmentation(replace(TUTORIAL, cutmix=0.5), 4000, torch.Generator().manual_seed(0)).mixture(
+        pixels[:2], indices, torch.tensor([7, 11])
+    )
+    assert torch.equal(of_two, others[[7, 11]])
+
+
 def test_the_alternating_flip_shows_every_image_both_ways_in_two_epochs() -> None:
     recipe = replace(TUTORIAL, flip="alternating")
     augment = Augmentation(recipe, len(PIXELS), torch.Generator().manual_seed(0))

@@ -14,7 +14,7 @@ from tests.pictures import draw_shape
 from training.__main__ import main
 
 RUN = ["net-best", "--precision", "float32", "--data", "shapes", "--epochs", "8", "--batch-size", "8"]
-RUN += ["--report-every", "5", "--cutout", "4", "--no-report"]
+RUN += ["--report-every", "5", "--cutout", "4", "--cutmix", "0.5", "--no-report"]
 STOPS = {signal.SIGTERM: 143, signal.SIGKILL: -signal.SIGKILL}  # and the exit code of each; SIGINT is as SIGTERM
 
 

@@ -72,6 +72,19 @@ def test_bfloat16_makes_nearly_the_same_updates_and_leaves_float32_weights() -> 
     assert losses["float32"][-1] < losses["float32"][0] - 0.05
 
 
+def test_targets_may_be_of_several_classes() -> None:
+    logits, labels = torch.randn(6, 3), torch.tensor([0, 0, 1, 1, 2, 2])
+    one_hot = torch.eye(3)
+    for recipe in (replace(TUTORIAL, label_smoothing=0.1), replace(TUTORIAL, weighted_loss=True)):
+        criterion = make_criterion(recipe, torch.tensor([0, 0, 0, 1, 1, 2]))
+        torch.testing.assert_close(criterion(logits, one_hot[labels]), criterion(logits, labels))
+        swapped = labels.flip(0)
+        halves = (one_hot[labels] + one_hot[swapped]) / 2
+        assert criterion(logits, halves).isfinite()
+    plain = make_criterion(TUTORIAL, labels)
+    torch.testing.assert_close(plain(logits, halves), (plain(logits, labels) + plain(logits, swapped)) / 2)
+
+
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 def test_a_weighted_loss_counts_every_class_alike_over_an_epoch_of_any_batches(smoothing: float) -> None:
     labels = torch.tensor([0] * 60 + [1] * 30 + [2] * 6)
