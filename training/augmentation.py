@@ -43,9 +43,7 @@ class Augmentation:
             pixels = cut_out(pixels, centres, recipe.cutout)
         return pixels
 
-    def mixture(
-        self, pixels: torch.Tensor, indices: torch.Tensor, kept: torch.Tensor | slice = slice(None)
-    ) -> Mixture:
+    def mixture(self, pixels: torch.Tensor, indices: torch.Tensor, kept: torch.Tensor | slice = slice(None)) -> Mixture:
         """For the `kept` of these images, before they are flipped and shifted; as for a call, it draws for all.
 
         Yun et al., CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features, ICCV 2019.
