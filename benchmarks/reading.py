@@ -89,7 +89,7 @@ def train_an_epoch(data: Data) -> None:
     every = torch.arange(len(data.labels))
     recipe = change(TUTORIAL, {"epochs": 1})
     classifier = make_classifier(recipe, data, every, seed=0)
-    train(classifier, Examples(data.pixels, data.labels, every), recipe, seed=0, report=lambda *_: None)
+    train(classifier, Examples(data.pixels, data.labels, every), recipe, seed=0, on_loss=lambda *_: None)
 
 
 if __name__ == "__main__":

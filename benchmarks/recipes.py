@@ -77,7 +77,7 @@ def recipe_run(name: str, data: Data) -> Callable[[int], Result]:
         classifier = make_classifier(recipe, data, images, seed)
         card = classifier.card.model_copy(update={"flip_average": False})
         examples = Examples(data.pixels, data.labels, images, validation)
-        epochs = train(classifier, examples, recipe, seed, report=lambda epoch, batch, loss: None)
+        epochs = train(classifier, examples, recipe, seed, on_loss=lambda epoch, batch, loss: None)
         classifier.card = card
         plain = evaluate(classifier, data.pixels, data.labels, data.test, data.name).accuracy
         classifier.card = card.model_copy(update={"flip_average": True})

@@ -97,7 +97,7 @@ def _accuracy(classifier: Classifier, data: Data) -> float:
 def _train(data: Data, images: torch.Tensor, recipe: Recipe, seed: int) -> tuple[float, Classifier]:
     classifier = make_classifier(recipe, data, images, seed)
     started = time.perf_counter()
-    train(classifier, Examples(data.pixels, data.labels, images), recipe, seed, report=lambda epoch, batch, loss: None)
+    train(classifier, Examples(data.pixels, data.labels, images), recipe, seed, on_loss=lambda epoch, batch, loss: None)
     return time.perf_counter() - started, classifier
 
 

@@ -39,15 +39,14 @@ def card_path(path: Path) -> Path:
 
 
 def save(path: Path, net: "torch.nn.Module", card: ModelCard) -> ModelCard:
-    """Write weights and card, each whole or not at all; returns the card with the weights' SHA-256. Raises OSError."""
+    """Write weights and card, both or neither; returns the card with the weights' SHA-256. Raises OSError."""
     import torch
 
     buffer = io.BytesIO()
     torch.save({name: tensor.cpu() for name, tensor in net.state_dict().items()}, buffer)
     weights = buffer.getvalue()
     card = card.model_copy(update={"sha256": hashlib.sha256(weights).hexdigest()})
-    write_atomically(path, weights)
-    write_atomically(card_path(path), card.model_dump_json(indent=2).encode() + b"\n")
+    write_atomically({path: weights, card_path(path): card.model_dump_json(indent=2).encode() + b"\n"})
     return card
 
 
@@ -167,17 +166,25 @@ def _check_packing(weights: bytes) -> None:
                 raise ValueError("packed")
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Whatever happens, `path` holds the old content or the new: a temporary file, synced, then renamed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+def write_atomically(contents: dict[Path, bytes]) -> None:
+    """Whatever happens, each path holds the old content or the new: temporary files, synced, then renamed.
+
+    Raises OSError, as where the disk is full, before any of them is renamed.
+    """
+    temporaries: dict[Path, Path] = {}
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp's own 0600 would hide the file from the user that serves it
-        os.replace(temporary, path)
+        for path, content in contents.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+            temporaries[path] = Path(temporary)
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o644)  # mkstemp's own 0600 would hide the file from the user that serves it
+        for path, written in temporaries.items():
+            written.replace(path)
     except BaseException:
-        os.unlink(temporary)
+        for written in temporaries.values():
+            written.unlink(missing_ok=True)
         raise

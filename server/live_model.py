@@ -97,8 +97,7 @@ class LiveModel:
         try:
             weights = checkpoint.read_bytes() if checkpoint.exists() else b""
             if hashlib.sha256(weights).hexdigest() == self.card.sha256:
-                write_atomically(copied_card, self.card.model_dump_json().encode())
-                write_atomically(self._last_good, weights)
+                write_atomically({copied_card: self.card.model_dump_json().encode(), self._last_good: weights})
         except OSError as error:
             log.warning("a worker that starts anew will need the checkpoint on disk, there is no copy: %s", error)
             for path in (self._last_good, copied_card):  # one without the other is none

@@ -178,7 +178,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--output", type=_output, default="cifar_net.pth", metavar="PATH", help=card)
     add(
         "--seed",
-        type=partial(_whole_number, 0),
+        type=_whole_number,
         default=0,
         metavar="N",
         help=f"of the first weights and the shuffling {shown}",
@@ -203,12 +203,18 @@ def _output(text: str) -> Path:
     others = {".json": "the model card", ".resume": "the state of a stopped run", ".run": "the report"}
     if other := others.get(path.suffix):
         raise argparse.ArgumentTypeError(f"{path} is where {other} would go; name it {path.with_suffix('.pth')}")
+    if path.suffix not in (
+        "",
+        ".pth",
+        ".pt",
+    ):  # the names of card and report replace it: net-0.1 and net-0.3 share them
+        raise argparse.ArgumentTypeError(f"{path} does not end in .pth; name it {path}.pth")
     return path
 
 
-def _whole_number(smallest: int, text: str) -> int:
-    if not text.isdecimal() or not smallest <= int(text) < 2**63:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {smallest}")
+def _whole_number(text: str) -> int:
+    if not text.isdecimal() or not int(text) < 2**63:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0")
     return int(text)
 
 

@@ -1,20 +1,13 @@
 """Training images, seen a little otherwise each time: flipped, shifted, a square missing or another's. All on their
 device."""
 
-from typing import NamedTuple
+from collections.abc import Callable
 
 import torch
 
 from training.recipe import Recipe
 
 _GREY = 128
-
-
-class Mixture(NamedTuple):
-    """Of k images, whose pixels and labels they take part of."""
-
-    others: torch.Tensor  # int64 [k], of the set
-    taken: torch.Tensor  # bool [k, H, W]: where
 
 
 class Augmentation:
@@ -39,24 +32,31 @@ class Augmentation:
             down, right = self._draw(-recipe.translate, recipe.translate, (2, count))
             pixels = shift_and_flip(pixels, *(draw[kept].to(pixels.device) for draw in (down, right, flips)))
         if recipe.cutout:
-            centres = self._draw(0, pixels.shape[1] - 1, (2, count))[:, kept].to(pixels.device)
+            centres = self._draw(0, pixels.shape[1] - 1, (2, count))[:, kept]
             pixels = cut_out(pixels, centres, recipe.cutout)
         return pixels
 
-    def mixture(self, pixels: torch.Tensor, indices: torch.Tensor, kept: torch.Tensor | slice = slice(None)) -> Mixture:
-        """For the `kept` of these images, before they are flipped and shifted; as for a call, it draws for all.
+    def mixed(
+        self,
+        pixels_of: Callable[[torch.Tensor], torch.Tensor],
+        indices: torch.Tensor,
+        kept: torch.Tensor | slice = slice(None),
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The images at `indices`, some of them with a square of another one.
+
+        `pixels_of` gives those at int64 [k] as uint8 [k, H, W, 3]. Returns these; the others, int64 [k]; and the part
+        of each image that is the other's, float32 [k], on the device of the pixels. That is before a call flips and
+        shifts them; as there, only those `kept` are given, and it draws for all.
 
         Yun et al., CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features, ICCV 2019.
         """
-        count, (height, width) = len(indices), pixels.shape[1:3]
-        others = indices[torch.randperm(count, generator=self._draws)]
-        mixed, areas, down, right = torch.rand((4, count), generator=self._draws)
-        sides = areas.sqrt() * (mixed < self._recipe.cutmix)  # any part of the area is as likely as any other
-        rows, columns = (
-            ((torch.arange(size) + 0.5) / size - centre[kept][:, None]).abs() < sides[kept][:, None] / 2
-            for size, centre in ((height, down), (width, right))
-        )  # [k, H] and [k, W]: whether the square is there
-        return Mixture(others[kept], rows[:, :, None] & columns[:, None, :])
+        others = indices[torch.randperm(len(indices), generator=self._draws)][kept]
+        chances, areas, *centres = torch.rand((4, len(indices)), generator=self._draws)[:, kept]
+        pixels = pixels_of(indices[kept])
+        side = pixels.shape[1]
+        sides = side * areas.sqrt() * (chances < self._recipe.cutmix)  # an edge may cut some of it off
+        taken = squares(pixels, side * torch.stack(centres), sides)
+        return torch.where(taken, pixels_of(others), pixels), others, taken.float().mean(dim=(1, 2, 3))
 
     def _flips(self, indices: torch.Tensor, epoch: int) -> torch.Tensor:
         if self._recipe.flip == "alternating":
@@ -91,9 +91,16 @@ def cut_out(pixels: torch.Tensor, centres: torch.Tensor, side: int) -> torch.Ten
 
     DeVries and Taylor, Improved Regularization of Convolutional Neural Networks with Cutout, 2017.
     """
+    there = squares(pixels, centres + side % 2 / 2, torch.full((len(pixels),), float(side)))
+    return pixels.masked_fill(there, _GREY)
+
+
+def squares(pixels: torch.Tensor, centres: torch.Tensor, sides: torch.Tensor) -> torch.Tensor:
+    """Where in uint8 [n, H, W, 3] squares of these `sides` (float [n]) around these `centres` (float [2, n]: rows,
+    columns) are, in pixels from the upper left corner: bool [n, H, W, 1]."""
     rows, columns = (
-        (torch.arange(size, device=pixels.device) - centre[:, None] + side // 2).div(side, rounding_mode="floor") == 0
-        for size, centre in zip(pixels.shape[1:3], centres, strict=True)
-    )  # [n, H] and [n, W]: whether the square is there
-    square = rows[:, :, None] & columns[:, None, :]
-    return pixels.masked_fill(square[..., None], _GREY)
+        (torch.arange(size, device=pixels.device) + 0.5 - centre[:, None]).abs() < sides.to(pixels.device)[:, None] / 2
+        for size, centre in zip(pixels.shape[1:3], centres.to(pixels.device), strict=True)
+    )  # [n, H] and [n, W]
+    there: torch.Tensor = rows[:, :, None, None] & columns[:, None, :, None]
+    return there

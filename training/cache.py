@@ -41,14 +41,17 @@ def cached(root: Path, names: Sequence[str], size: int, fill: Callable[[Records]
         records: np.memmap[Any, np.dtype[np.void]] = np.load(temporary, mmap_mode="r+")
         fill(records)
         records.flush()
-        temporary.replace(path)
+        with suppress(FileNotFoundError):  # another run, which decoded the same meanwhile, took it for a remnant
+            temporary.replace(path)
     except BaseException:
-        temporary.unlink()
+        temporary.unlink(missing_ok=True)
         raise
     for other in folder.glob(f"{place}-*.npy"):
         if other != path:  # what the folder held before, or half of it, which a killed run left
             other.unlink(missing_ok=True)
-    return _map(path)
+    with suppress(FileNotFoundError):  # another run has put the next one in its place
+        return _map(path)
+    return records
 
 
 def _map(path: Path) -> Records:

@@ -16,7 +16,7 @@ from training.recipe import Recipe
 
 _FEW_IMAGES = 16
 _TRIAL_IMAGES = 128  # at most: what is faster for them is so for more
-_LONG_STEP_S = 0.1
+_SHORT_STEP_S, _LONG_STEP_S = 0.02, 0.1
 _TRIALS, _TRIALS_S = 8, 0.5  # for each candidate; a slow one shows itself at once
 
 
@@ -54,11 +54,12 @@ def choose(classifier: Classifier, recipe: Recipe) -> Execution:
     if classifier.mean.device.type != "cpu":
         return Execution(torch.get_num_threads(), onednn=True, channels_last=True)
     batch_size = math.ceil(recipe.batch_size / distributed.size())
-    if batch_size <= _FEW_IMAGES and recipe.precision == "float32":
-        return _SMALL_BATCHES  # untried, so that a seed gives the same bytes every time
     all_cores, one_core = (Execution(count, onednn=True, channels_last=True) for count in (torch.get_num_threads(), 1))
     count, size = min(batch_size, _TRIAL_IMAGES), classifier.card.input_size
     pixels = torch.zeros((count, size, size, 3), dtype=torch.uint8)
+    few = batch_size <= _FEW_IMAGES and recipe.precision == "float32"
+    if few and _seconds(_SMALL_BATCHES, classifier, pixels) < _SHORT_STEP_S:
+        return _SMALL_BATCHES  # whatever the others take, so that a seed gives the same bytes every time
     seconds = {all_cores: _seconds(all_cores, classifier, pixels)}
     if seconds[all_cores] < _LONG_STEP_S:  # a longer one is worth all cores, even if others use some of them just now
         seconds |= {execution: _seconds(execution, classifier, pixels) for execution in (one_core, _SMALL_BATCHES)}

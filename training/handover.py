@@ -17,8 +17,9 @@ from training.promotion import promote
 def hand_over(classifier: Classifier, card: ModelCard, data: Data, options: Options) -> ModelCard:
     """The checkpoint to where it was asked for, and a word on what to do with it; its card. Raises TrainingError."""
     card = _write(options.output, classifier, card, data)
-    resume_path(options.output).unlink()
+    resume_path(options.output).unlink(missing_ok=True)  # another run with this --output may have ended before
     if options.promote:
+        say(f"Saved {options.output} and {card_path(options.output)}")
         say(promote(options.promote, classifier, card, data, options.if_better))
     else:
         _print_next_steps(options.data, options.output, data)
@@ -27,13 +28,13 @@ def hand_over(classifier: Classifier, card: ModelCard, data: Data, options: Opti
 
 def _write(output: Path, classifier: Classifier, card: ModelCard, data: Data) -> ModelCard:
     """The checkpoint, its card, and which images were held out where we chose them; the card. Raises TrainingError."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # these milliseconds belong together: all of them or none
+    for number in (signal.SIGINT, signal.SIGTERM):  # the last seconds of a run belong together: all of them or none
         signal.signal(number, signal.SIG_IGN)
     try:
         card = save(output, classifier.net, card)
         if data.split_here:
             listing = "".join(f"{name}\n" for name in data.test_files)
-            write_atomically(held_out_path(output), listing.encode(errors="surrogateescape"))
+            write_atomically({held_out_path(output): listing.encode(errors="surrogateescape")})
         else:
             held_out_path(output).unlink(missing_ok=True)  # another run's, which held out other images
     except OSError as error:

@@ -8,6 +8,6 @@ class Epoch(NamedTuple):
 
     number: int  # from 1
     loss: float  # mean over its mini-batches
-    learning_rate: float  # of its last update
+    learning_rate: float  # after its last update
     accuracy: float | None  # on the validation images; None where none are held back
     seconds: float  # of training since the run began, those before a resume too

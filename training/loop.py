@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 from models.classifier import Classifier
 from training import distributed
-from training.augmentation import Augmentation, Mixture
+from training.augmentation import Augmentation
 from training.errors import TrainingError
 from training.evaluation import accuracy, logits_of
 from training.execution import Execution, fastest_execution
@@ -28,7 +28,7 @@ from training.updates import Updates
 
 _WINDOW_IMAGES = 400  # of 32×32, normalised at once: enough to make it cheap, few enough for the processor's cache
 
-Report = Callable[[int, int, float], None]
+OnLoss = Callable[[int, int, float], None]
 OnEpoch = Callable[[Epoch], object]
 
 
@@ -46,14 +46,14 @@ def train(
     examples: Examples,
     recipe: Recipe,
     seed: int,
-    report: Report,
+    on_loss: OnLoss,
     on_epoch: OnEpoch = lambda epoch: None,
     saved: SavedRun | None = None,
     state: dict[str, Any] | None = None,
 ) -> list[Epoch]:
     """Train `classifier` in place, on its own device, by `recipe`. Returns its epochs, those before a stop too.
 
-    `seed` sets the order of the images and what is drawn to augment them. `report` is called with the epoch and the
+    `seed` sets the order of the images and what is drawn to augment them. `on_loss` is called with the epoch and the
     mini-batch, both from 1, and the mean loss since the last report: every `recipe.report_every` mini-batches, and at
     the end of an epoch that is shorter than that; `on_epoch` after every epoch. The run is written to `saved` after
     every epoch and where a signal ends it; with the `state` that was saved it goes on, to the very weights that it
@@ -71,7 +71,7 @@ def train(
             advance((run.epoch - 1) * len(examples.images) + run.windows * run.window_images, "")
         while run.epoch <= recipe.epochs and not told_to_stop():
             epochs = len(run.history)
-            for losses in run.rest_of_epoch(report):
+            for losses in run.rest_of_epoch(on_loss):
                 advance(len(losses) * recipe.batch_size, run.note(fmean(losses)))
                 if told_to_stop():
                     break
@@ -110,6 +110,7 @@ class Run:
             "net": self._classifier.net.state_dict(),
             "updates": self._update.state(),
             "draws": self._draws.get_state(),
+            "torch_draws": torch.get_rng_state(),  # a network's own, such as for dropout
             "epochs_draws": self._epochs_draws,
             "execution": tuple(self._execution),  # another number of threads adds up in another order
             "place": (self.epoch, self.windows, self.seconds, self._batches, self._loss, self._running_loss),
@@ -120,6 +121,7 @@ class Run:
         self._classifier.net.load_state_dict(state["net"])
         self._update.restore(state["updates"])
         self._draws.set_state(state["draws"])
+        torch.set_rng_state(state["torch_draws"])
         self._epochs_draws = state["epochs_draws"]
         self.epoch, self.windows, self.seconds, self._batches, self._loss, self._running_loss = state["place"]
         self.history = [Epoch(*epoch) for epoch in state["history"]]
@@ -130,7 +132,7 @@ class Run:
         known = "" if accuracy is None else f"  {100 * accuracy:.1f} %"
         return f"epoch {self.epoch}/{self._recipe.epochs}  loss {loss:.3f}{known}"
 
-    def rest_of_epoch(self, report: Report) -> Iterator[list[float]]:
+    def rest_of_epoch(self, on_loss: OnLoss) -> Iterator[list[float]]:
         """Goes on to the end of the epoch. Yields, after every window, the losses of its batches."""
         draws = torch.Generator()
         draws.set_state(self._epochs_draws)
@@ -145,7 +147,7 @@ class Run:
             self.windows += 1
             self.seconds = seconds + time.perf_counter() - started
             _refuse_divergence(losses, self.epoch, self._recipe)
-            self._report(losses, report, last=self.windows == len(windows))
+            self._report(losses, on_loss, last=self.windows == len(windows))
             yield losses
         loss = self._loss / self._batches
         self.history.append(Epoch(self.epoch, loss, self._update.learning_rate, self._validate(), self.seconds))
@@ -156,32 +158,29 @@ class Run:
         """int64 [n] → the losses of their batches."""
         device = self._classifier.mean.device
         share = distributed.share(len(images), self._recipe.batch_size, distributed.rank(), distributed.size())
-        mine = images[share.positions]
-        pixels, targets = self._pixels(mine), self._examples.labels[mine].to(device)
+        labels, classes = self._examples.labels, len(self._classifier.card.classes)
+        targets = labels[images[share.positions]].to(device)
         if self._recipe.cutmix:
-            pixels, targets = self._mixed(pixels, targets, self._augment.mixture(pixels, images, share.positions))
+            pixels, others, parts = self._augment.mixed(self._pixels, images, share.positions)
+            own, other = (F.one_hot(of, classes).float() for of in (targets, labels[others].to(device)))
+            targets = torch.lerp(own, other, parts[:, None])
+        else:
+            pixels = self._pixels(images[share.positions])
         inputs = self._classifier.normalise(self._augment(pixels, images, self.epoch, share.positions))
-        return self._update(
-            zip(torch.split(inputs, share.sizes), torch.split(targets, share.sizes), share.weights, strict=True)
-        )
+        batches = zip(torch.split(inputs, share.sizes), torch.split(targets, share.sizes), share.weights, strict=True)
+        try:
+            return self._update(batches)
+        except torch.OutOfMemoryError:  # a GPU's
+            raise TrainingError(
+                f"{device} has too little memory: choose a smaller --batch-size or --image-size"
+            ) from None
+        except ValueError as error:  # BatchNorm's, of a last batch of one image whose map has shrunk to one pixel
+            raise TrainingError(f"{error}: choose another --batch-size, or a larger --image-size") from None
 
     def _pixels(self, images: torch.Tensor) -> torch.Tensor:
         """int64 [n] → uint8 [n, H, W, 3], on the device."""
         pixels = self._examples.pixels
         return pixels[images.to(pixels.device)].to(self._classifier.mean.device)
-
-    def _mixed(
-        self, pixels: torch.Tensor, targets: torch.Tensor, mixture: Mixture
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """uint8 [n, H, W, 3], int64 [n] → the same with what they take of others; targets float32 [n, C]."""
-        taken = mixture.taken.to(pixels.device)
-        classes = len(self._classifier.card.classes)
-        own, other = (
-            F.one_hot(labels, classes).float()
-            for labels in (targets, self._examples.labels[mixture.others].to(pixels.device))
-        )
-        parts = taken.float().mean(dim=(1, 2))[:, None]
-        return torch.where(taken[..., None], self._pixels(mixture.others), pixels), torch.lerp(own, other, parts)
 
     def _validate(self) -> float | None:
         """The accuracy on the validation images, where there are any."""
@@ -193,16 +192,16 @@ class Run:
         self._classifier.train()
         return accuracy(logits, labels[validation])
 
-    def _report(self, losses: list[float], report: Report, last: bool) -> None:
+    def _report(self, losses: list[float], on_loss: OnLoss, last: bool) -> None:
         every = self._recipe.report_every or math.inf
         for loss in losses:
             self._batches += 1
             self._loss, self._running_loss = self._loss + loss, self._running_loss + loss
             if self._batches % every == 0:
-                report(self.epoch, self._batches, self._running_loss / every)
+                on_loss(self.epoch, self._batches, self._running_loss / every)
                 self._running_loss = 0.0
         if last and self._batches < every:
-            report(self.epoch, self._batches, self._running_loss / self._batches)
+            on_loss(self.epoch, self._batches, self._running_loss / self._batches)
 
 
 def _near(pixels: torch.Tensor, device: torch.device) -> torch.Tensor:

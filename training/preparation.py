@@ -16,6 +16,7 @@ from training.errors import TrainingError
 from training.options import Options, held_out_path, resume_path
 from training.recipe import Recipe, change
 
+_MKLDNN = {"bfloat16": "bf16", "float16": "fp16"}  # oneDNN's names
 _INITIALISE_BY = 5000  # training images of 32×32 at most
 
 
@@ -34,6 +35,8 @@ def choose_device(name: str) -> torch.device:
 
 def check_writable(options: Options) -> None:
     """Raises TrainingError now rather than after the training. Makes the folders of what will be written."""
+    if options.promote and options.promote.resolve() == options.output.resolve():
+        raise TrainingError(f"--promote {options.promote} is --output itself: give --output another name")
     for output in filter(None, (options.output, options.promote)):
         if distributed.rank() == 0:  # who alone writes
             _check_writable(output)
@@ -53,10 +56,9 @@ def _check_writable(output: Path) -> None:
 def in_precision_of(device: torch.device, recipe: Recipe) -> Recipe:
     """The recipe, in float32 where the device would only imitate its precision, which takes longer; says so."""
     has = True
-    if device.type == "cpu" and recipe.precision == "bfloat16":
-        has = torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    elif device.type == "cpu" and recipe.precision == "float16":
-        has = torch.ops.mkldnn._is_mkldnn_fp16_supported()
+    if device.type == "cpu" and recipe.precision != "float32":
+        has = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        has = has and getattr(torch.ops.mkldnn, f"_is_mkldnn_{_MKLDNN[recipe.precision]}_supported")()
     elif device.type == "cuda" and recipe.precision == "bfloat16":
         has = torch.cuda.is_bf16_supported(including_emulation=False)
     if has:
@@ -80,6 +82,8 @@ def check_network(recipe: Recipe) -> None:
             f"{card.architecture} cannot take images of {size} pixels a side: choose another --image-size, "
             "or another --architecture"
         ) from None
+    if recipe.translate >= size:
+        raise TrainingError(f"--translate {recipe.translate} shifts images of {size} pixels out of sight: choose less")
 
 
 def weights_to_start_from(recipe: Recipe) -> Classifier | None:

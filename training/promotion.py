@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import torch
+
 from models.card import ModelCard
 from models.checkpoint import CheckpointError, load, save
 from models.classifier import Classifier
@@ -16,7 +18,7 @@ def promote(path: Path, classifier: Classifier, card: ModelCard, data: Data, if_
     With `if_better` only where it is right on more of the run's test images than the checkpoint that is there.
     Raises TrainingError.
     """
-    if if_better and (reason := _not_better(path, card, data)):
+    if if_better and (reason := _not_better(path, card, data, classifier.mean.device)):
         return f"Not promoted: {reason}"
     try:
         save(path, classifier.net, card)
@@ -25,11 +27,11 @@ def promote(path: Path, classifier: Classifier, card: ModelCard, data: Data, if_
     return f"Promoted to {path}"
 
 
-def _not_better(path: Path, card: ModelCard, data: Data) -> str | None:
+def _not_better(path: Path, card: ModelCard, data: Data, device: torch.device) -> str | None:
     if not path.exists():
         return None
     try:
-        there = load(path)
+        there = load(path).to(device)
     except CheckpointError as error:
         raise TrainingError(f"the checkpoint to be better than cannot be asked: {error}") from None
     if (there.card.classes, there.card.input_size) != (card.classes, card.input_size):

@@ -52,7 +52,10 @@ class Recipe:
     translate: int = Field(default=0, ge=0, description="images are shifted by up to so many pixels, edges mirrored")
     cutout: int = Field(default=0, ge=0, description="side of a square, in pixels, that is greyed out at random")
     cutmix: float = Field(
-        default=0, ge=0, le=1, description="chance that a square of an image is another's, and as much of its label"
+        default=0,
+        ge=0,
+        le=1,
+        description="chance (not alpha) that a square of an image is another's, and as much of its label",
     )
     flip_average: bool = Field(
         default=False, description="whether answers are the mean over an image and its mirror image, at twice the work"

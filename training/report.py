@@ -63,12 +63,12 @@ class Report:
         with self._or_a_warning():
             self.page.unlink(missing_ok=True)
             history = json.dumps([epoch._asdict() for epoch in epochs], indent=1) + "\n"
-            write_atomically(self._folder / "history.json", history.encode())
+            write_atomically({self._folder / "history.json": history.encode()})
             pictures = _draw(card, epochs, data, logits)
             for name, png in pictures.items():
-                write_atomically(self._folder / f"{name}.png", png)
+                write_atomically({self._folder / f"{name}.png": png})
             page = _page(card, len(epochs), pictures)
-            write_atomically(self.page, page.encode(errors="replace"))
+            write_atomically({self.page: page.encode(errors="replace")})
             return True
         return False
 
@@ -88,8 +88,7 @@ def _as_trained_on(examples: Examples, recipe: Recipe, seed: int) -> torch.Tenso
     images = examples.images[torch.randperm(len(examples.images), generator=draws)[:_SAMPLES]]
     augment, pixels = Augmentation(recipe, len(examples.labels), draws), examples.pixels[images]
     if recipe.cutmix:
-        others, taken = augment.mixture(pixels, images)
-        pixels = torch.where(taken[..., None], examples.pixels[others], pixels)
+        pixels, *_ = augment.mixed(examples.pixels.__getitem__, images)
     return augment(pixels, images, epoch=1)
 
 

@@ -2,7 +2,6 @@
 
 import io
 import os
-import pickle
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -42,18 +41,19 @@ class SavedRun:
         """What was saved. Raises TrainingError where there is nothing, or another run's."""
         try:
             saved = torch.load(self.path, map_location="cpu", weights_only=True)
+            identity: dict[str, Any] = saved["identity"]
+            state: dict[str, Any] = saved["state"]
         except FileNotFoundError:
             raise TrainingError(f"there is no {self.path} to go on from: train without --resume") from None
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        except Exception as error:  # torch answers damage with EOFError, KeyError, RuntimeError, UnpicklingError, ...
             raise TrainingError(f"{self.path} cannot be read ({error}): train without --resume") from None
         for name, value in self._identity.items():
-            before = saved["identity"].get(name)
+            before = identity.get(name)
             if before != value:
                 raise TrainingError(
                     f"{self.path} is of a run whose {name} was {before!r}, not {value!r}: "
                     "repeat its command with --resume, or train anew without"
                 )
-        state: dict[str, Any] = saved["state"]
         return state
 
     def save(self, state: dict[str, Any]) -> None:
@@ -63,7 +63,7 @@ class SavedRun:
         buffer = io.BytesIO()
         torch.save({"identity": self._identity, "state": state}, buffer)
         try:
-            write_atomically(self.path, buffer.getvalue())
+            write_atomically({self.path: buffer.getvalue()})
         except OSError as error:
             go_on = ", and go on with --resume" if self.path.exists() else ""
             raise TrainingError(f"{self.path} cannot be written ({error.strerror}): make room{go_on}") from None
@@ -79,8 +79,7 @@ def signals_put_off() -> Iterator[Callable[[], bool]]:
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def put_off(number: int, frame: FrameType | None) -> None:
-        if waiting:
-            restore()
+        restore()
         waiting.append(number)
 
     def restore() -> None:

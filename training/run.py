@@ -50,23 +50,27 @@ def run(recipe: Recipe, options: Options) -> None:
         say(remark)
 
     images, validation = hold_back(data, recipe.validation)
+    if recipe.validation and not len(validation):
+        say(
+            f"--validation {recipe.validation:g} keeps no image of classes this small: there will be no temperature "
+            "and no threshold for uncertain answers. Raise it, or add images"
+        )
     examples = Examples(data.pixels, data.labels, images, validation)
     classifier = make_classifier(recipe, data, images, options.seed, start).to(device)
     say(f"Training {recipe.architecture} by recipe {recipe.name} on {device}, seed {options.seed}")
-    identity = {
-        "recipe": asdict(recipe),
+    origin = {
         "seed": options.seed,
         "data_fingerprint": data.fingerprint,
         "started_from": start.card.sha256 if start else None,
     }
-    epochs = train_and_tell(classifier, examples, recipe, options, identity, report)
+    epochs = train_and_tell(classifier, examples, recipe, options, origin, report)
 
     if len(validation):
         classifier.card = calibrate(classifier, data, validation)
     logits = logits_of(classifier, data.pixels, data.test)
     scores = score(logits, data.labels[data.test], classifier.card, f"{data.name}, test images")
     print_scores(scores)
-    training = describe(identity, options.command, data.name, examples, epochs[-1].seconds, device)
+    training = describe(recipe, origin, options.command, data.name, examples, epochs[-1].seconds, device)
     card = classifier.card.model_copy(update={"training": training, "scores": scores})
     if distributed.leave():
         card = hand_over(classifier, card, data, options)
@@ -87,10 +91,11 @@ def train_and_tell(
     examples: Examples,
     recipe: Recipe,
     options: Options,
-    identity: dict[str, Any],
+    origin: dict[str, Any],
     report: "Report | None",
 ) -> Sequence[Epoch]:
-    """Train, and print and report how it goes; only a run of the same `identity` can be resumed."""
+    """Train, and print and report how it goes; only a run of the same recipe and `origin` can be resumed."""
+    identity = {**asdict(recipe), **origin}
     distributed.refuse_differences(identity)
     saved = SavedRun(resume_path(options.output), identity)
     state = saved.load_where_asked(options.resume)
@@ -143,12 +148,19 @@ def print_scores(scores: Scores) -> None:
 
 
 def describe(
-    identity: dict[str, Any], command: str, data: str, examples: Examples, seconds: float, device: torch.device
+    recipe: Recipe,
+    origin: dict[str, Any],
+    command: str,
+    data: str,
+    examples: Examples,
+    seconds: float,
+    device: torch.device,
 ) -> Training:
     """For the card: enough to make the weights again."""
     versions = {name: version(name) for name in ("torch", "torchvision")} | {"python": platform.python_version()}
     return Training(
-        **identity,
+        recipe=asdict(recipe),
+        **origin,
         command=command,
         data=data,
         images=len(examples.images),

@@ -3,7 +3,6 @@
 import copy
 import inspect
 import math
-import sys
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, TypeVar
@@ -80,15 +79,16 @@ def make_criterion(recipe: Recipe, labels: torch.Tensor) -> Callable[[torch.Tens
     """
     if not recipe.weighted_loss:
         return nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
+    smoothing = recipe.label_smoothing
     images_of = torch.bincount(labels)
     weights = len(labels) / (len(images_of) * images_of)  # 1 in the mean over all images: the loss keeps its scale
 
     def criterion(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         # Not with CrossEntropyLoss's own weights: it divides by their sum over the batch, which takes them back where
         # a batch is of one class, and with label smoothing it also weighs the classes that an image is not of.
-        losses = F.cross_entropy(outputs, targets, reduction="none", label_smoothing=recipe.label_smoothing)
-        of_images = targets @ weights if targets.is_floating_point() else weights[targets]
-        return (losses * of_images).mean()
+        parts = targets if targets.is_floating_point() else F.one_hot(targets, len(weights))
+        parts = parts * weights
+        return F.cross_entropy(outputs, torch.lerp(parts, parts.mean(dim=1, keepdim=True), smoothing))
 
     return criterion
 
@@ -98,15 +98,16 @@ def make_optimizer(net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     norms = [module for module in net.modules() if isinstance(module, nn.modules.batchnorm._NormBase)]
     biases = [norm.bias for norm in norms if norm.bias is not None]
     of_norms = set(biases)
-    # The same decay at an update for all, which is what learning rate and decay come to.
+    # With SGD the same decay at an update for all, which is what learning rate and decay come to.
     groups: list[dict[str, Any]] = [
         {"params": biases, "lr": rate * factor, "weight_decay": decay / factor},
         {"params": [parameter for parameter in net.parameters() if parameter not in of_norms]},
     ]
+    nesterov = recipe.nesterov and recipe.momentum > 0  # of nothing there is no such step
     # fused: one kernel for all parameters; the update is the optimizer's own.
     if recipe.optimizer == "adam":
         return uncompiled(torch.optim.Adam)(groups, rate, weight_decay=decay, fused=True)
-    return uncompiled(torch.optim.SGD)(groups, rate, recipe.momentum, 0, decay, recipe.nesterov, fused=True)
+    return uncompiled(torch.optim.SGD)(groups, rate, recipe.momentum, 0, decay, nesterov, fused=True)
 
 
 def uncompiled(optimizer: type[Optimizer]) -> type[Optimizer]:
@@ -138,7 +139,7 @@ def compiled(classifier: Classifier, recipe: Recipe) -> nn.Module:
         there_and_back(net, inputs, recipe.precision)
     except Exception as error:  # whatever its many parts raise
         reason = str(error).strip().splitlines()[0]
-        print(f"Training without --compile, since torch.compile fails here: {reason}", file=sys.stderr)
+        distributed.say(f"Training without --compile, since torch.compile fails here: {reason}")
         return classifier.net
     finally:
         classifier.net.load_state_dict(before)  # what the trial did to normalisations

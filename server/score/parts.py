@@ -66,7 +66,7 @@ class Parts:
 
     def add(self, part: Part) -> None:
         """Raises OSError."""
-        write_atomically(self._path(part["number"]), part["content"])
+        write_atomically({self._path(part["number"]): part["content"]})
 
     def merge(self) -> "Counter[str | None]":
         """Make the output of all parts, in order. How many images have each label, or none. Raises OSError."""

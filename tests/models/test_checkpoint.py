@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import resource
 from pathlib import Path
 
 import pytest
@@ -58,17 +59,16 @@ def test_saving_leaves_no_temporary_file(saved: Path) -> None:
     assert sorted(path.name for path in saved.parent.iterdir()) == ["cifar_net.json", "cifar_net.pth"]
 
 
-def test_a_failed_save_leaves_the_old_checkpoint(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = saved.read_bytes()
-
-    def no_space(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("models.checkpoint.os.fsync", no_space)
-    with pytest.raises(OSError, match="No space left"):
-        save(saved, Net(), ModelCard())
-    assert saved.read_bytes() == before
-    assert len(list(saved.parent.iterdir())) == 2
+def test_a_disk_that_is_full_after_the_weights_leaves_the_old_checkpoint_and_its_card(saved: Path) -> None:
+    before = {path: path.read_bytes() for path in saved.parent.iterdir()}
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, hard))  # bytes a file: the weights fit, the card does not
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            save(saved, Net(), ModelCard(classes=("cat", "d" * 500_000)))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert {path: path.read_bytes() for path in saved.parent.iterdir()} == before
 
 
 def whole_pickled_model() -> bytes:

@@ -66,6 +66,21 @@ def test_a_changed_file_is_seen_though_size_and_time_are_the_same(draw_folder: D
     assert len(list(cache_folder.iterdir())) == 1, "what it held before is gone"
 
 
+def test_two_runs_may_decode_a_folder_at_once(draw_folder: Draw, cache_folder: Path) -> None:
+    root = draw_folder()
+    names = list_images(root).images
+
+    def decode(records: cache.Records) -> None:
+        records["pixels"] = 7
+
+    def meanwhile_another_does(records: cache.Records) -> None:
+        decode(records)
+        cache.cached(root, names, 32, decode)
+
+    assert (cache.cached(root, names, 32, meanwhile_another_does)["pixels"] == 7).all()
+    assert len(list(cache_folder.iterdir())) == 1
+
+
 def sparse_records(path: Path, count: int) -> Path:
     """A cache of so many black pictures, of which nothing is on the disk."""
     record = np.dtype([("pixels", np.uint8, (32, 32, 3)), ("digest", "V32")])
@@ -97,7 +112,7 @@ def test_training_takes_no_memory_for_pictures_that_lie_on_the_disk(tmp_path: Pa
         nonlocal most
         most = max(most, anonymous_megabytes() - before)
 
-    train(classifier, examples, replace(TUTORIAL, epochs=1, report_every=200), 0, report=look)
+    train(classifier, examples, replace(TUTORIAL, epochs=1, report_every=200), 0, on_loss=look)
     evaluate(classifier, pixels, torch.arange(count) % 10, torch.arange(0, count, 51), "black")
     look()
     assert most < 150, f"{most} MB more for {pixels.nbytes // 10**6} MB of pictures"

@@ -1,7 +1,7 @@
 """The loop makes the tutorial's updates, reproducibly; the scores are right."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from statistics import fmean
 
@@ -21,8 +21,10 @@ from training.evaluation import (
     least_usual_confidence,
     wilson_interval,
 )
-from training.loop import Examples, train
+from training.execution import Execution
+from training.loop import Examples, Run, train
 from training.recipe import TUTORIAL
+from training.updates import Updates
 
 PIXELS = torch.randint(0, 256, (811, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
 LABELS = torch.randint(0, 10, (811,), generator=torch.Generator().manual_seed(2))
@@ -46,7 +48,7 @@ def fresh_classifier() -> Classifier:
 
 def weights_after(seed: int) -> torch.Tensor:
     classifier = fresh_classifier()
-    train(classifier, EXAMPLES, TUTORIAL, seed, report=lambda epoch, batch, loss: None)
+    train(classifier, EXAMPLES, TUTORIAL, seed, on_loss=lambda epoch, batch, loss: None)
     return nn.utils.parameters_to_vector(classifier.net.parameters()).detach()
 
 
@@ -82,7 +84,7 @@ def test_the_running_loss_is_the_mean_since_the_last_report() -> None:
     def reports(every: int) -> list[tuple[int, int, float]]:
         said: list[tuple[int, int, float]] = []
         recipe = replace(TUTORIAL, epochs=1, report_every=every)
-        train(fresh_classifier(), EXAMPLES, recipe, 0, report=lambda *line: said.append(line))
+        train(fresh_classifier(), EXAMPLES, recipe, 0, on_loss=lambda *line: said.append(line))
         return said
 
     each = reports(100)
@@ -93,6 +95,26 @@ def test_the_running_loss_is_the_mean_since_the_last_report() -> None:
     assert fmean(loss for _, _, loss in reports(40)) == pytest.approx(each[0][2] / 2 + each[1][2] / 2)
 
 
+def test_targets_are_as_mixed_as_the_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = torch.arange(200) % 2  # black, and white
+    pixels = (255 * labels).to(torch.uint8)[:, None, None, None].expand(-1, 32, 32, 3).contiguous()
+    recipe = replace(TUTORIAL, batch_size=40, cutmix=0.5)
+    execution = Execution(threads=1, onednn=True, channels_last=False)
+    run = Run(fresh_classifier(), Examples(pixels, labels, torch.arange(200)), recipe, 0, execution)
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def look(_: Updates, batches: Iterable[tuple[torch.Tensor, torch.Tensor, float]]) -> list[float]:
+        seen.extend((inputs, targets) for inputs, targets, _ in batches)
+        return [0.0]
+
+    monkeypatch.setattr(Updates, "__call__", look)
+    list(run.rest_of_epoch(lambda *_: None))
+    inputs, targets = (torch.cat(parts) for parts in zip(*seen, strict=True))
+    white = (inputs.mean(dim=(1, 2, 3)) + 1) / 2
+    torch.testing.assert_close(targets, torch.stack((1 - white, white, *torch.zeros(8, 200)), dim=1))
+    assert 10 < int(((white > 0) & (white < 1)).sum()) < 80
+
+
 def test_an_epoch_too_short_for_a_report_has_one_at_its_end() -> None:
     said: list[tuple[int, int]] = []
     train(
@@ -100,7 +122,7 @@ def test_an_epoch_too_short_for_a_report_has_one_at_its_end() -> None:
         EXAMPLES,
         TUTORIAL,
         0,
-        report=lambda epoch, batch, loss: said.append((epoch, batch)),
+        on_loss=lambda epoch, batch, loss: said.append((epoch, batch)),
     )
     assert said == [(1, 203), (2, 203)]
 
@@ -109,7 +131,7 @@ def test_an_epoch_too_short_for_a_report_has_one_at_its_end() -> None:
 def test_a_loss_that_is_no_number_ends_the_training(rate: float) -> None:
     recipe = replace(TUTORIAL, learning_rate=rate)
     with pytest.raises(TrainingError, match=r"^the loss became nan in epoch 1, .*--learning-rate below"):
-        train(fresh_classifier(), EXAMPLES, recipe, 0, report=lambda epoch, batch, loss: None)
+        train(fresh_classifier(), EXAMPLES, recipe, 0, on_loss=lambda epoch, batch, loss: None)
 
 
 def test_scores_of_a_network_that_answers_no_numbers_are_refused() -> None:

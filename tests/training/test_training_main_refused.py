@@ -48,6 +48,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_no_file(draw_folder: Draw, capsy
         (["--output", "."], ". is a folder; name a file, such as cifar_net.pth"),
         (["--output", "net.json"], "net.json is where the model card would go; name it net.pth"),
         (["--output", "net.run"], "net.run is where the report would go; name it net.pth"),
+        (["--output", "net-0.1"], "net-0.1 does not end in .pth; name it net-0.1.pth"),
         (["--epochs", "0"], "--epochs: Input should be greater than or equal to 1, not '0'"),
         (["--flip", "sideways"], "--flip: Input should be 'none', 'random' or 'alternating', not 'sideways'"),
         (["--seed", "-1"], "--seed"),

@@ -1,14 +1,17 @@
 """What a run starts from: new weights or a checkpoint's, and the precision that the device has."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from models.card import TUTORIAL_NET
+from models.card import SHIPPED, TUTORIAL_NET
 from models.checkpoint import load
 from training.__main__ import main
+from training.preparation import weights_to_start_from
+from training.recipe import RECIPES
 
 Draw = Callable[..., Path]
 
@@ -38,6 +41,36 @@ def test_a_run_goes_on_from_where_another_ended(draw_folder: Draw) -> None:
     first, second = load(Path("cifar_net.pth")).net.state_dict(), load(Path("again.pth")).net.state_dict()
     for name, value in first.items():
         torch.testing.assert_close(second[name], value, rtol=0, atol=1e-6)
+
+
+def test_each_shipped_checkpoint_is_of_the_network_of_the_recipe_of_its_name() -> None:
+    for name in SHIPPED:
+        assert weights_to_start_from(replace(RECIPES[name], weights=name))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--promote", "./cifar_net.pth"], "--promote cifar_net.pth is --output itself: give --output another name"),
+        (["--translate", "32"], "--translate 32 shifts images of 32 pixels out of sight: choose less"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_is_read(
+    arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*arguments, "--data", "nowhere"]) == 1
+    assert capsys.readouterr().err == f"cifar-train: {sentence}\n"
+
+
+def test_a_last_batch_of_one_image_that_cannot_be_normalised_is_one_sentence(
+    draw_folder: Draw, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw_folder(per_class=20)  # 32 to train on
+    small = ["--image-size", "16", "--batch-size", "31", "--epochs", "1", "--precision", "float32", "--no-report"]
+    assert main(["fast", "--data", "shapes", *small]) == 1
+    said = capsys.readouterr()
+    assert "--validation 0.02 keeps no image of classes this small" in said.out
+    assert said.err.endswith(": choose another --batch-size, or a larger --image-size\n")
 
 
 @pytest.mark.skipif(torch.ops.mkldnn._is_mkldnn_fp16_supported(), reason="this CPU has float16")

@@ -5,7 +5,7 @@ import re
 import resource
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from training.data import Data
 from training.evaluation import score
 from training.history import Epoch
 from training.loop import Examples
-from training.recipe import NET_BEST
+from training.recipe import NET_BEST, Recipe
 from training.report import Report
 
 HOSTILE = (r"$\x$ <b>&amp; {{ 7 }}", "猫\n")
@@ -105,11 +105,11 @@ def test_a_run_leaves_a_page_pictures_and_tensorboards_events(
     assert {node.op for node in shown.Graph().node} >= {"Conv2d", "MaxPool2d", "Linear", "relu"}
 
 
-def begin(folder: str, resume: bool) -> Report:
+def begin(folder: str, resume: bool, recipe: Recipe = NET_BEST) -> Report:
     report = Report(Path(folder))
     pixels = torch.randint(0, 256, (9, 32, 32, 3), dtype=torch.uint8)
     examples = Examples(pixels, torch.zeros(9, dtype=torch.int64), torch.arange(9))
-    report.begin(build("net", num_classes=2), examples, NET_BEST, 0, resume)
+    report.begin(build("net", num_classes=2), examples, recipe, 0, resume)
     return report
 
 
@@ -119,7 +119,8 @@ def test_a_resumed_run_goes_on_in_its_events_and_a_new_one_begins_its_own() -> N
     begin("net.run", resume=True).add(EPOCH._replace(number=2))
     assert steps("net.run", "loss") == [1, 2]
     assert len(events("net.run").Images("training_pictures")) == 1
-    begin("net.run", resume=False).add(EPOCH._replace(number=7))
+    begin("net.run", resume=False, recipe=replace(NET_BEST, cutmix=1)).add(EPOCH._replace(number=7))
+    assert len(events("net.run").Images("training_pictures")) == 1
     assert steps("net.run", "loss") == [7]
 
 

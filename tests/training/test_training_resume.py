@@ -1,17 +1,29 @@
 """A run that was stopped, by whatever, goes on to the very weights that it would have had."""
 
+import copy
 import os
 import resource
 import shutil
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
+from types import FrameType
 
 import pytest
+import torch
+from torch import nn
 
+from models.card import ModelCard
+from models.classifier import Classifier
 from tests.pictures import draw_shape
 from training.__main__ import main
+from training.execution import Execution
+from training.history import Epoch
+from training.loop import Examples, Run
+from training.recipe import TUTORIAL
+from training.resume import signals_put_off
 
 RUN = ["net-best", "--precision", "float32", "--data", "shapes", "--epochs", "8", "--batch-size", "8"]
 RUN += ["--report-every", "5", "--cutout", "4", "--cutmix", "0.5", "--no-report"]
@@ -78,8 +90,11 @@ def test_another_run_a_damaged_one_and_none_are_refused(capsys: pytest.CaptureFi
     assert "is of a run whose seed was 0, not 1" in refusal(capsys, "--seed", "1")
     shutil.copytree("shapes", "fewer")
     (Path("fewer") / "circle" / "0.png").unlink()
+    assert "is of a run whose epochs was 8, not 9: repeat" in refusal(capsys, "--epochs", "9")
     assert "is of a run whose data_fingerprint was" in refusal(capsys, "--data", "fewer")
     Path("damaged.resume").write_bytes(b"damaged")
+    assert "damaged.resume cannot be read" in refusal(capsys, "--output", "damaged.pth")
+    torch.save({"of": "something else"}, "damaged.resume")
     assert "damaged.resume cannot be read" in refusal(capsys, "--output", "damaged.pth")
     assert "there is no other.resume to go on from: train without" in refusal(capsys, "--output", "other.pth")
 
@@ -94,6 +109,43 @@ def test_a_disk_that_is_full_ends_the_run_and_leaves_what_was_saved_before(capsy
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert Path("SIGTERM.resume").read_bytes() == before
     assert [name for name in os.listdir() if name.startswith(".SIGTERM")] == []
+
+
+def test_a_second_signal_does_not_wait() -> None:
+    def end(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        with suppress(KeyboardInterrupt), signals_put_off() as told_to_stop:
+            signal.raise_signal(signal.SIGTERM)
+            assert told_to_stop()
+            with pytest.raises(KeyboardInterrupt):
+                signal.raise_signal(signal.SIGTERM)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_what_a_network_draws_itself_goes_on_too() -> None:
+    def begin() -> Run:
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Flatten(), nn.Linear(3072, 8), nn.Dropout(), nn.Linear(8, 10))
+        examples = Examples(pixels, torch.arange(64) % 10, torch.arange(64))
+        execution = Execution(threads=1, onednn=True, channels_last=False)
+        return Run(Classifier(net, ModelCard()).train(), examples, TUTORIAL, 0, execution)
+
+    def an_epoch_more(run: Run) -> tuple[Epoch, ...]:
+        list(run.rest_of_epoch(lambda *_: None))
+        return tuple(epoch._replace(seconds=0) for epoch in run.history)
+
+    pixels = torch.randint(0, 256, (64, 32, 32, 3), dtype=torch.uint8)
+    never = begin()
+    an_epoch_more(never)
+    state = copy.deepcopy(never.state())
+    both = an_epoch_more(never)
+    resumed = begin()
+    resumed.restore(state)
+    assert an_epoch_more(resumed) == both
 
 
 def test_a_stopped_run_leaves_everything_as_it_was() -> None:
