@@ -60,5 +60,6 @@ ENV CIFAR_HOST=0.0.0.0 CIFAR_PORT=8000
 WORKDIR /models
 EXPOSE 8000
 HEALTHCHECK --start-period=60s --interval=10s --timeout=5s CMD \
-    ["python3", "-c", "import os, urllib.request as r; r.urlopen(f'http://127.0.0.1:{os.environ[\"CIFAR_PORT\"]}/readyz')"]
+    ["python3", "-I", "-c", "import os, ssl, urllib.request as r; scheme = 'https' if 'CIFAR_SSL_CERTFILE' in os.environ else 'http'; \
+    r.urlopen(f'{scheme}://127.0.0.1:{os.environ[\"CIFAR_PORT\"]}/readyz', context=ssl._create_unverified_context())"]
 CMD ["cifar-serve"]

@@ -7,6 +7,7 @@ $ curl --data-binary @cat.jpg localhost:8000/predict
 import contextlib
 import functools
 import importlib.util
+import logging
 import multiprocessing
 import os
 import resource
@@ -166,6 +167,9 @@ def serve(settings: "Settings") -> int:
                 ssl_keyfile=settings.ssl_keyfile,
             )
         except StartError:
+            return 1
+        except (EOFError, ConnectionError):
+            logging.getLogger(__name__).error("LitServe's manager process ended, and the service with it")
             return 1
         finally:
             for child in multiprocessing.active_children():

@@ -35,6 +35,7 @@ uvicorn.server.HANDLED_SIGNALS = (signal.SIGTERM,)  # type: ignore[assignment]  
 
 _UVICORN_CANCELS_S = 5  # what is still under way after its own timeout
 _FAILED_START_S = 1  # until a worker that could not start is tried again
+_NO_PROCESS = (OSError, EOFError)  # out of processes, memory or files; and what is forked from ended as it forked
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ class ClassifierServer(litserve.LitServer):
         """The workers listen in the folder `sockets`, and are processes of `processes`."""
         self._settings = settings
         self._processes: Any = processes
-        self._stopping = threading.Event()
+        self._stopping, self._drained = threading.Event(), threading.Event()  # told to stop; nothing is left to answer
         self.failed = False
         workers = settings.worker_count()
         self._threads = max(1, (cores() - settings.http_process_count()) // workers)
@@ -93,8 +94,12 @@ class ClassifierServer(litserve.LitServer):
         )
 
     def launch_inference_worker(self, lit_api: litserve.LitAPI) -> list[BaseProcess]:
-        """LitServe calls it once."""
-        return [self._start_worker(worker_id) for worker_id in range(self._engine.slots - 1)]
+        """LitServe calls it once. Raises StartError."""
+        try:
+            return [self._start_worker(worker_id) for worker_id in range(self._engine.slots - 1)]
+        except _NO_PROCESS as error:
+            log.error("no worker can be started: %s", error)
+            raise StartError from None
 
     def _start_worker(self, worker_id: int) -> BaseProcess:
         """As LitServe does, but for what its process is: one that is spawned would first import torch, for seconds."""
@@ -121,21 +126,26 @@ class ClassifierServer(litserve.LitServer):
             threading.Thread(target=self._replace, args=[worker_id], daemon=True).start()
 
     def _replace(self, worker_id: int) -> None:
-        """Start another worker whenever this one has ended."""
+        """Start another worker whenever this one has ended, for as long as there may be requests."""
+        # What a fork server that has to be started anew inherits: see fork_server.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         while True:
-            wait([self.inference_workers[worker_id].sentinel])
-            if self._stopping.is_set():
+            worker = self.inference_workers[worker_id]
+            wait([worker.sentinel])
+            if self._drained.is_set() or (
+                self._stopping.is_set() and worker.exitcode == 0
+            ):  # 0: it was told to as well
                 return
             log.warning("worker %d ended: starting another", worker_id)
-            WORKER_RESTARTS.inc()
             try:
                 if self.workers_setup_status[f"predict_{worker_id}"] != WorkerSetupStatus.READY:
-                    self._stopping.wait(_FAILED_START_S)
+                    self._drained.wait(_FAILED_START_S)
                 self.inference_workers[worker_id] = self._start_worker(worker_id)
-            except OSError as error:  # out of processes, memory or files: perhaps not for long
+            except _NO_PROCESS as error:  # perhaps not for long
                 log.error("no worker can be started: %s", error)
                 continue
-            if self._stopping.is_set():  # whoever ends all workers may have looked at them before
+            WORKER_RESTARTS.inc()
+            if self._drained.is_set():  # whoever ends all workers may have looked at them before
                 self.inference_workers[worker_id].terminate()
 
     def _watch(self, http_processes: list[BaseProcess]) -> None:
@@ -172,6 +182,7 @@ class ClassifierServer(litserve.LitServer):
             process.join(max(0, give_up_at - time.monotonic()))
             if process.is_alive():
                 process.kill()
+        self._drained.set()
         super()._perform_graceful_shutdown(manager, {}, shutdown_reason)
 
     def verify_worker_status(self) -> None:

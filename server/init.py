@@ -42,6 +42,8 @@ def fork_server(*modules: str) -> BaseContext:
     """
     if sys.platform != "linux":
         return multiprocessing.get_context("spawn")
+    if os.getcwd() not in sys.path:  # as for a command: what lies where it is typed is not to be imported
+        os.environ["PYTHONSAFEPATH"] = "1"
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(modules))
     resource_tracker.ensure_running()  # which the fork server needs; its start would unblock the signals again

@@ -83,7 +83,10 @@ def _start(processes: Any, stack: ExitStack, *arguments: Any) -> Connection:
     """A process, ended with the stack: chunks go to it, and parts come from it, or a sentence why there are none."""
     ours, theirs = processes.Pipe()
     process = processes.Process(target=_serve, args=[theirs], daemon=True)
-    process.start()
+    try:
+        process.start()
+    except (OSError, EOFError) as error:  # out of processes, memory or files
+        raise ScoreError(f"no process to score in can be started: {error}") from None
     theirs.close()
     stack.callback(process.join)
     stack.callback(process.kill)

@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import socket
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import httpx
@@ -29,6 +30,13 @@ def picture(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return path.read_bytes()
 
 
+def signal_all(family: Iterable[int], number: signal.Signals) -> None:
+    """As systemd does."""
+    for pid in family:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
 def test_a_worker_killed_twice_in_a_row_loses_no_request(start: StartService, checkpoint: Path, picture: bytes) -> None:
     service = start("--checkpoint", str(checkpoint))
     with Load(service.url, picture, connections=64).running() as load:
@@ -47,7 +55,12 @@ def test_what_workers_are_forked_from_may_be_killed_too(start: StartService, che
         load.wait_for_more(500)
     assert (set(load.statuses), load.errors) == ({200}, [])
     assert worker_of(service) != worker, "there is one, and it is another"
-    assert service.stop() == 0
+    with Load(service.url, picture, connections=16).running() as load:
+        signal_all(
+            processes(service), signal.SIGTERM
+        )  # which what workers are forked from now heeds no more than before
+        assert service.process.wait(timeout=20) == 0
+    assert (set(load.statuses), load.errors) == ({200}, [])
 
 
 def test_a_worker_that_cannot_be_started_is_tried_again(
@@ -115,6 +128,38 @@ def test_sigterm_under_load_answers_what_is_in_flight_and_ends_with_0(
     assert "Traceback" not in service.log.read_text()
 
 
+def test_a_worker_killed_while_the_service_stops_is_replaced_for_what_is_in_flight(
+    start: StartService, checkpoint: Path, picture: bytes
+) -> None:
+    service = start("--checkpoint", str(checkpoint))
+
+    def refuses() -> bool:
+        with contextlib.suppress(ConnectionRefusedError):
+            socket.create_connection(address(service.url)).close()
+            return False
+        return True
+
+    def half_then_the_rest() -> Iterator[bytes]:
+        yield picture[:100]
+        service.process.send_signal(signal.SIGTERM)
+        wait_until(refuses)
+        worker = worker_of(service)
+        os.kill(worker, signal.SIGKILL)
+        wait_until(lambda: not psutil.pid_exists(worker))
+        yield picture[100:]
+
+    assert httpx.post(f"{service.url}/predict", content=half_then_the_rest(), timeout=30).status_code == 200
+    assert service.process.wait(timeout=20) == 0
+
+
+def test_without_litserves_manager_the_service_ends_in_one_sentence(start: StartService, checkpoint: Path) -> None:
+    service = start("--checkpoint", str(checkpoint))
+    _main, manager, *_others = (pid for pid, command in processes(service).items() if "cifar-serve" in command)
+    os.kill(manager, signal.SIGKILL)
+    assert service.process.wait(timeout=30) == 1
+    assert "LitServe's manager process ended" in service.log.read_text().splitlines()[-1]
+
+
 def test_a_deadline_that_passes_is_504_and_a_body_that_does_not_come_is_408(
     start: StartService, checkpoint: Path, picture: bytes
 ) -> None:
@@ -147,10 +192,8 @@ def test_a_signal_to_all_its_processes_under_load_still_answers_what_is_in_fligh
         for number in signals:
             if to == "group":  # a terminal's Ctrl-C, `timeout`
                 os.killpg(service.process.pid, number)
-            else:  # systemd
-                for pid in family:
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(pid, number)
+            else:
+                signal_all(family, number)
         assert service.process.wait(timeout=20) == 0
     assert set(load.statuses) == {200}
     assert not load.errors

@@ -18,6 +18,7 @@ from tests.integration.running import (
     free_port,
     processes,
     run_command,
+    running_service,
     save_net,
     still_there,
     wait_until,
@@ -101,6 +102,13 @@ def test_no_child_outlives_a_main_process_killed_under_load(
         service.process.kill()
         service.process.wait()
     wait_until(lambda: not still_there(family), timeout_s=10)
+
+
+def test_nothing_is_imported_from_where_it_is_started(tmp_path: Path, checkpoint: Path, picture: bytes) -> None:
+    for name in ("models", "torch", "server"):
+        (tmp_path / f"{name}.py").write_text("raise AssertionError('imported from here')")
+    with running_service(tmp_path, "--checkpoint", str(checkpoint)) as service:
+        assert httpx.post(f"{service.url}/predict", content=picture).is_success
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="this system does not tell who heeds a signal")
