@@ -132,7 +132,8 @@ def hold_out(class_names: Sequence[str], digests: Sequence[str], part: float, at
     """Which images are held out: of each class so large a part of those that differ, the smallest by SHA-256.
 
     That is as good as a draw, yet the same for every seed, machine and file name: no run trains on what another run
-    tests with, or chooses by what another was trained on. Copies of a file stay together, whatever their classes.
+    tests with, or chooses by what another was trained on, but for a few images where the folder has grown since.
+    Copies of a file stay together, whatever their classes.
     Raises DataError where a class would have none left to train on.
     """
     digests_of = defaultdict(set)
