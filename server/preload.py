@@ -2,6 +2,7 @@
 
 import gc
 
+import models.architectures  # noqa: F401
 import server.live_model
 import server.worker  # noqa: F401
 
