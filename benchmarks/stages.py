@@ -29,7 +29,7 @@ from starlette.types import ASGIApp, Message
 from benchmarks.lineup import OURS, all_servers
 from benchmarks.servers import Server, running
 from benchmarks.wrk import Load, no_wrk, run_wrk
-from models.card import TUTORIAL_NET, ModelCard
+from models.card import STRONG, TUTORIAL_NET, ModelCard
 from models.checkpoint import load
 from models.pixels import Pixels, decode
 from tests.pictures import draw_shape, encode
@@ -83,6 +83,7 @@ def stages(image: bytes) -> dict[str, Callable[[], float]]:
     batch = np.stack([decode(image, 32)] * _BATCH)
     cpu = torch.device("cpu")
     eager, onnx = (make_forward(load(TUTORIAL_NET), cpu, kind, 1) for kind in ("eager", "onnxruntime"))
+    strong = make_forward(load(STRONG), cpu, "eager", 1)
     return {
         "decode": lambda: microseconds(lambda: decode(image, 32)),
         "our layers, decode included": lambda: uvloop.run(time_app(image)),
@@ -90,6 +91,7 @@ def stages(image: bytes) -> dict[str, Callable[[], float]]:
         f"forward, eager, of {_BATCH}": lambda: microseconds(lambda: eager(batch)) / _BATCH,
         "forward, ONNX Runtime, alone": lambda: microseconds(lambda: onnx(batch[:1])),
         f"forward, ONNX Runtime, of {_BATCH}": lambda: microseconds(lambda: onnx(batch)) / _BATCH,
+        f"forward of strong, eager, of {_BATCH}": lambda: microseconds(lambda: strong(batch)) / _BATCH,
     }
 
 
