@@ -1,5 +1,6 @@
 """The model card beside a checkpoint's weights: what they are, how they were made and what they score."""
 
+import os
 from pathlib import Path
 from statistics import fmean
 from typing import Annotated, Literal
@@ -19,8 +20,8 @@ Rgb = tuple[float, float, float]
 
 
 def find(checkpoint: Path) -> Path:
-    """The checkpoint itself, or that of the package which has this name where no file has it."""
-    shipped = str(checkpoint) in SHIPPED and not checkpoint.exists()
+    """The checkpoint itself, or that of the package which has this name where no file has it. Raises nothing."""
+    shipped = str(checkpoint) in SHIPPED and not os.path.isfile(checkpoint)
     return PRETRAINED / f"{checkpoint}.pth" if shipped else checkpoint.absolute()
 
 
