@@ -26,7 +26,7 @@ def find(checkpoint: Path) -> Path:
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)  # JSON has neither: they would be written as null
 
 
 class Scores(_Section):
