@@ -1,5 +1,6 @@
 """The model card beside a checkpoint's weights: what they are, how they were made and what they score."""
 
+import os
 from pathlib import Path
 from statistics import fmean
 from typing import Annotated, Literal
@@ -19,13 +20,13 @@ Rgb = tuple[float, float, float]
 
 
 def find(checkpoint: Path) -> Path:
-    """The checkpoint itself, or that of the package which has this name where no file has it."""
-    shipped = str(checkpoint) in SHIPPED and not checkpoint.exists()
+    """The checkpoint itself, or that of the package which has this name where no file has it. Raises nothing."""
+    shipped = str(checkpoint) in SHIPPED and not os.path.isfile(checkpoint)
     return PRETRAINED / f"{checkpoint}.pth" if shipped else checkpoint.absolute()
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, allow_inf_nan=False)  # JSON has neither: they would be written as null
 
 
 class Scores(_Section):

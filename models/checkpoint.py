@@ -64,7 +64,7 @@ def make(path: Path, weights: bytes, card: ModelCard) -> "Classifier":
         _check_sizes(card, state)
         net = _build(card)
         net.load_state_dict(state)
-    except (RuntimeError, TypeError, ValueError) as error:
+    except Exception as error:  # of a network, which may raise anything
         raise CheckpointError(
             _said(
                 f"{path} does not fit the architecture {card.architecture!r} with {len(card.classes)} classes: {error}"
@@ -153,7 +153,9 @@ def _read_state(path: Path, weights: bytes) -> dict[str, "torch.Tensor"]:
             f"{path} is damaged or not a checkpoint: it must hold a state_dict, "
             "as torch.save(net.state_dict(), PATH) writes it"
         ) from None
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
+    ):
         raise CheckpointError(f"{path} does not hold a state_dict: save with torch.save(net.state_dict(), PATH)")
     return state
 

@@ -5,7 +5,7 @@ socket's end; one that comes back (LitServe restarts it) is found again.
 """
 
 import asyncio
-import contextlib
+import logging
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,9 @@ from server.metrics import SEEN
 from server.wire import FRAME_LENGTH, RELOAD, Kind, Probabilities, pack_batch, unpack_predictions
 
 _RECONNECT_S = 0.05
+_UNREADABLE_S = 1.0  # until a worker whose message made no sense is asked again
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +87,16 @@ class WorkerEngine:
 
     async def infer(self, pixels: Pixels) -> Predictions:
         await self.wait_until_ready()
-        worker = min(self._workers, key=lambda worker: len(worker.unanswered))
+        worker = min(self._workers, key=self._reluctance)
         predictions: Predictions = await worker.ask(pack_batch(pixels))
         return predictions
+
+    def _reluctance(self, worker: "_Worker") -> tuple[bool, int]:
+        """The least of it has the worker that has the least to do, of those that serve what the last message named.
+
+        Workers may serve two versions for long, where one is out of memory say; an answer never mixes two.
+        """
+        return worker.model_card.version != (self._card and self._card.version), len(worker.unanswered)
 
     async def reload(self) -> ModelCard:
         """Has every worker take over its checkpoint as it is now; returns what they serve then.
@@ -109,10 +119,14 @@ class WorkerEngine:
 
     async def _keep_connected(self, socket: Path) -> None:
         while True:
-            with contextlib.suppress(OSError, asyncio.IncompleteReadError):  # the worker ended, or is not there yet
+            try:
                 reader, writer = await asyncio.open_unix_connection(socket)
                 await self._attend(reader, _Worker(writer))
-            await asyncio.sleep(_RECONNECT_S)
+            except (OSError, asyncio.IncompleteReadError):  # the worker ended, or is not there yet
+                await asyncio.sleep(_RECONNECT_S)
+            except Exception:
+                log.exception("a message of the worker at %s cannot be read: connecting anew", socket)
+                await asyncio.sleep(_UNREADABLE_S)
 
     async def _attend(self, reader: asyncio.StreamReader, worker: "_Worker") -> None:
         """Take the worker's messages until its connection ends; what it had not answered by then is lost."""
@@ -147,8 +161,8 @@ class _Worker:
     def ask(self, message: bytes) -> asyncio.Future[Any]:
         """A batch → its Predictions; RELOAD → None."""
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self.unanswered.append(answer)
         self._writer.write(FRAME_LENGTH.pack(len(message)) + message)
+        self.unanswered.append(answer)  # now: one that was not sent would take the answer to the next
         return answer
 
     def take_answer(self, message: bytes) -> None:

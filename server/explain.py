@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from models.card import ModelCard
 from models.pixels import Pixels
+from server.errors import BadRequest
 from server.service import Service
 
 GRID = 16  # places of the square in a row, and in a column
@@ -36,7 +37,7 @@ async def explain(service: Service, pixels: Pixels, class_id: int | None, batch_
     """uint8 [H, W, 3], as the model takes it → what speaks for this class, or for the most probable one.
 
     No more than `batch_size` pictures at a time are with the workers, so that others' requests get between.
-    Raises InferenceFailed.
+    Raises InferenceFailed, or BadRequest where the model that answers has no such class.
     """
     while True:
         answers = [await service.probe(pixels[None])]
@@ -45,8 +46,14 @@ async def explain(service: Service, pixels: Pixels, class_id: int | None, batch_
             break
     probabilities = np.concatenate([answer.probabilities for answer in answers])
     explained = int(probabilities[0].argmax()) if class_id is None else class_id
+    if explained >= probabilities.shape[1]:  # it had, when it was asked for
+        raise no_such_class(str(class_id), probabilities.shape[1])
     plain, *covered = probabilities[:, explained]
     return Explanation(np.reshape(covered, (GRID, GRID)), explained, float(plain), answers[0].card)
+
+
+def no_such_class(class_id: str, classes: int) -> BadRequest:
+    return BadRequest(f"class_id must be a whole number from 0 to {classes - 1}, not {class_id[:20]!r}")
 
 
 def occlude(pixels: Pixels, batch_size: int) -> Iterator[Pixels]:

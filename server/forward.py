@@ -2,6 +2,7 @@
 
 import contextlib
 import copy
+import importlib.util
 import io
 import math
 import time
@@ -23,36 +24,43 @@ Forward = Callable[[Pixels], Probabilities]
 _CANARY_IMAGES = 8
 _TRIALS = 20  # for each way to run a network on the CPU, or as many as this time allows
 _TRIALS_S = 0.2
+_MOST_SAID = 300  # characters of what was raised
 _TOLERANCE = 1e-4  # of a probability: the two add up in another order, and no more than that
 
 
 def make_forward(classifier: Classifier, device: torch.device, kind: str, threads: int) -> Forward:
     """`kind` is `eager` or `onnxruntime`. Raises CheckpointError where a canary batch fails or disagrees."""
+    try:
+        return _try_out(classifier, device, kind, threads)
+    except CheckpointError:
+        raise
+    except Exception as error:  # of a network, which may raise anything, or of a device without memory for it
+        size = classifier.card.input_size
+        raise CheckpointError(f"the network fails on {device}, {size}×{size}: {_said(error)}") from error
+
+
+def _try_out(classifier: Classifier, device: torch.device, kind: str, threads: int) -> Forward:
     card = classifier.card
     shape = (_CANARY_IMAGES, card.input_size, card.input_size, 3)
     canary = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     as_said, exact = (_in_precision(classifier.to(device), precision) for precision in (card.precision, "float32"))
     forward = _eager(as_said, device)
-    try:
-        expected = forward(canary)
-    except RuntimeError as error:
-        raise CheckpointError(f"the network fails on {device}, {card.input_size}×{card.input_size}: {error}") from None
+    expected = forward(canary)
     if expected.shape != (_CANARY_IMAGES, len(card.classes)) or not np.isfinite(expected).all():
         raise CheckpointError(f"the network does not answer a picture with {len(card.classes)} probabilities")
     if kind == "onnxruntime":
-        forward = _onnxruntime(exact, canary, threads)
-        difference = np.abs(forward(canary) - _eager(exact, torch.device("cpu"))(canary)).max()
-        if not difference <= _TOLERANCE:
-            raise CheckpointError(
-                f"ONNX Runtime's probabilities are off by {difference:.2g}: serve with --forward eager"
-            )
-        return forward
+        return _checked_onnxruntime(exact, canary, threads)
     if device.type != "cpu":
         return forward
     ways = [forward, *_other_ways_on_cpu(as_said)]
     if card.precision != "float32":  # which is more exact, and faster where the CPU knows no other
         ways += _other_ways_on_cpu(exact)
     return fastest(ways, canary)
+
+
+def _said(error: Exception) -> str:
+    """On one line, and not all of it: torch may add its whole graph."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:_MOST_SAID]}"
 
 
 def _in_precision(classifier: Classifier, precision: str) -> Classifier:
@@ -89,7 +97,7 @@ def fastest(ways: list[Forward], canary: Pixels) -> Forward:
     give_up_at = time.perf_counter() + _TRIALS_S
     for _ in range(_TRIALS):
         for forward in ways:
-            with contextlib.suppress(RuntimeError):  # not every network takes channels last: one with `view` does not
+            with contextlib.suppress(Exception):  # not every network takes channels last: one with `view` does not
                 best_s[forward] = min(best_s[forward], _time(forward, canary, min(best_s.values())))
         if time.perf_counter() > give_up_at:  # a large network shows it at once
             break
@@ -105,11 +113,23 @@ def _time(forward: Forward, canary: Pixels, best_s: float) -> float:
     return time.perf_counter() - start
 
 
-def _onnxruntime(classifier: Classifier, canary: Pixels, threads: int) -> Forward:
+def _checked_onnxruntime(classifier: Classifier, canary: Pixels, threads: int) -> Forward:
+    """Raises CheckpointError where it is not installed, cannot run the network, or disagrees with eager torch."""
+    if not importlib.util.find_spec("onnxruntime"):
+        raise CheckpointError("ONNX Runtime is not installed: pip install '.[onnx]' in its checkout")
     try:
-        import onnxruntime
-    except ModuleNotFoundError:
-        raise CheckpointError("ONNX Runtime is not installed: pip install '.[onnx]' in its checkout") from None
+        forward = _onnxruntime(classifier, canary, threads)
+        difference = np.abs(forward(canary) - _eager(classifier, torch.device("cpu"))(canary)).max()
+    except Exception as error:  # of the exporter, of ONNX Runtime, ...
+        raise CheckpointError(f"ONNX Runtime cannot run it: serve with --forward eager ({_said(error)})") from error
+    if not difference <= _TOLERANCE:
+        raise CheckpointError(f"ONNX Runtime's probabilities are off by {difference:.2g}: serve with --forward eager")
+    return forward
+
+
+def _onnxruntime(classifier: Classifier, canary: Pixels, threads: int) -> Forward:
+    import onnxruntime
+
     model = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter that needs no further package is called the old one

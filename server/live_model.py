@@ -10,15 +10,19 @@ from typing import NamedTuple
 
 import torch
 
-from models.card import ModelCard
-from models.checkpoint import CheckpointError, card_path, load, write_atomically
+from models.card import PRETRAINED, ModelCard
+from models.checkpoint import CheckpointError, card_path, make, read, write_atomically
 from models.classifier import Classifier
 from models.pixels import Pixels
 from server.forward import Forward, make_forward
 from server.settings import Settings
 from server.wire import Probabilities
 
-_RELOAD_EVERY_S = 0.5
+_LOOK_EVERY_S = 0.5
+_TRY_AGAIN_S = 30.0  # what was refused as it is: a GPU may have its memory back, a disk its network
+
+# Of the checkpoint and of its card: inode, size, and when content and permissions changed; None where there is none.
+_Files = list[tuple[int, int, int, int] | None]
 
 log = logging.getLogger(__name__)
 
@@ -31,8 +35,8 @@ class _Serving(NamedTuple):
 class LiveModel:
     """The classifier that answers now. A changed checkpoint takes its place once it has shown that it works.
 
-    `last_good` is where the checkpoint that serves is kept: a worker that starts anew while the one on disk is damaged
-    goes on with it.
+    `last_good` is where the checkpoint that serves is kept, for all workers: one that starts anew goes on with it where
+    the one on disk is none that they would take over.
     """
 
     def __init__(self, settings: Settings, last_good: Path, device: str, threads: int) -> None:
@@ -44,15 +48,9 @@ class LiveModel:
         self._device = _usable(device)
         self.refused = False  # whether the checkpoint on disk is one that cannot be served
         self._reloading = threading.Lock()
-        self._files = self._stat_files()
-        try:
-            self._serving = self._try(load(settings.checkpoint_path()))
-        except CheckpointError as error:
-            if not last_good.exists():
-                raise
-            self.refused = True
-            log.error("starting anew with the checkpoint served before: %s", error)
-            self._serving = self._try(load(last_good))
+        self._files: _Files | None = None  # as they were when they were last read
+        self._read_at = 0.0
+        self._serving = self._start()
         self._keep()
 
     @property
@@ -65,22 +63,25 @@ class LiveModel:
         return serving.forward(pixels), serving.card
 
     def follow_checkpoint(self) -> None:
-        """Runs for ever: looks at the files, and takes over what has changed."""
+        """Runs for ever: looks at the files, and takes over what has changed, or what may no longer be refused."""
         while True:
-            time.sleep(_RELOAD_EVERY_S)
-            if self._stat_files() != self._files:
-                with contextlib.suppress(CheckpointError):  # logged, and looked at again when it has changed again
-                    self.reload()
+            time.sleep(_LOOK_EVERY_S)
+            try:
+                due = self.refused and time.monotonic() > self._read_at + _TRY_AGAIN_S
+                if due or self._stat_files() != self._files:
+                    with contextlib.suppress(CheckpointError):  # logged
+                        self.reload()
+            except Exception:  # without this thread nothing would be taken over any more
+                log.exception("the checkpoint cannot be followed: trying again in %g s", _TRY_AGAIN_S)
+                time.sleep(_TRY_AGAIN_S)
 
     def reload(self) -> None:
         """Take over the checkpoint as it is on disk. Raises CheckpointError: what served before serves on."""
         with self._reloading:
-            self._files = self._stat_files()
+            if self._stat_files() == self._files and not self.refused:
+                return
             try:
-                classifier = load(self._settings.checkpoint_path())
-                if classifier.card.input_size != self.card.input_size:
-                    raise CheckpointError("it takes another input size: restart to serve it")
-                candidate = self._try(classifier)
+                candidate = self._read(self.card)
             except CheckpointError as error:
                 self.refused = True
                 log.error("still serving %s: %s", self.card.version, error)
@@ -90,6 +91,40 @@ class LiveModel:
                 log.info("now serving %s in place of %s", candidate.card.version, self.card.version)
                 self._serving = candidate
                 self._keep()
+
+    def _start(self) -> _Serving:
+        """What is on disk; for a worker that starts anew only what the others may be serving too."""
+        try:
+            weights, card = read(self._last_good)
+        except CheckpointError:  # there is none: this is the service's start, or there was no room for it
+            return self._read(None)
+        if self._settings.reload:
+            try:
+                return self._read(card)
+            except CheckpointError as error:
+                self.refused = True
+                log.error("starting anew with the checkpoint served before: %s", error)
+        return self._try(make(self._last_good, weights, card))
+
+    def _read(self, served: ModelCard | None) -> _Serving:
+        """What is on disk, where it can take the place of what is served.
+
+        Raises CheckpointError and nothing else, whatever the disk, the network or the device raise.
+        """
+        self._files, self._read_at = self._stat_files(), time.monotonic()
+        path = self._settings.checkpoint_path()
+        try:
+            weights, card = read(path)
+            if served and card.input_size != served.input_size:
+                raise CheckpointError("it takes another input size: restart to serve it")
+            if served and card.sha256 != served.sha256 and path.parent == PRETRAINED:
+                raise CheckpointError(f"{self._settings.checkpoint} is gone: restart to serve {path} in its place")
+            return self._try(make(path, weights, card))
+        except CheckpointError:
+            raise
+        except Exception as error:
+            log.exception("%s cannot be served", path)
+            raise CheckpointError(f"{path} cannot be served: {type(error).__name__}: {error}") from error
 
     def _keep(self) -> None:
         """Copy what serves now to `last_good`, unless the files have changed again already. A full disk is no harm."""
@@ -106,13 +141,13 @@ class LiveModel:
     def _try(self, classifier: Classifier) -> "_Serving":
         return _Serving(make_forward(classifier, self._device, self._settings.forward, self._threads), classifier.card)
 
-    def _stat_files(self) -> list[tuple[int, int, int] | None]:
-        stats: list[tuple[int, int, int] | None] = []
+    def _stat_files(self) -> _Files:
+        stats: _Files = []
         checkpoint = self._settings.checkpoint_path()  # anew each time: the default is one that may appear
         for path in (checkpoint, card_path(checkpoint)):
             try:
                 stat = path.stat()
-                stats.append((stat.st_ino, stat.st_size, stat.st_mtime_ns))
+                stats.append((stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns))
             except OSError:
                 stats.append(None)
         return stats

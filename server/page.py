@@ -11,8 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 
-from server.errors import BadRequest
-from server.explain import Explanation, explain
+from server.explain import Explanation, explain, no_such_class
 from server.requests import read_body
 from server.routing import json_response, problems, within
 from server.schemas import EXPLAIN_OPENAPI, PREVIEW_OPENAPI, Card, Explained
@@ -146,5 +145,5 @@ def _read_class_id(request: Request, classes: int) -> int | None:
     if text is None:
         return None
     if not text.isascii() or not text.isdecimal() or len(text) > 9 or int(text) >= classes:
-        raise BadRequest(f"class_id must be a whole number from 0 to {classes - 1}, not {text[:20]!r}")
+        raise no_such_class(text, classes)
     return int(text)

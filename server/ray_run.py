@@ -10,6 +10,7 @@ import tempfile
 import threading
 import time
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -50,15 +51,14 @@ def serve_on_ray(settings: Settings) -> int:
             model = LiveModel(settings, Path(folder) / "last-good.pth", "cpu", threads=1)
             if settings.reload:
                 threading.Thread(target=model.follow_checkpoint, daemon=True).start()
-            _start_proxies(settings)
-            _keep_deployed(settings, model)
+            with _proxies(settings):
+                _keep_deployed(settings, model)
     except KeyboardInterrupt:
         return 0
     except (CheckpointError, RuntimeError, RayError) as error:
         print(f"cifar-serve: {error}", file=sys.stderr)
         return 1
     finally:
-        _take_down()
         ray.shutdown()
 
 
@@ -69,30 +69,46 @@ def _knock(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=5).close()
 
 
-def _start_proxies(settings: Settings) -> None:
-    """On every node, where Serve does not run yet; else it says which of these it has otherwise."""
+@contextlib.contextmanager
+def _proxies(settings: Settings) -> Iterator[None]:
+    """On every node, where Serve does not run yet; else it says which of these it has otherwise.
+
+    At the end they give the port back, unless somebody's application is on them.
+    """
     http = {
         "host": settings.host,
         "port": settings.port,
         "ssl_certfile": settings.ssl_certfile and str(settings.ssl_certfile),
         "ssl_keyfile": settings.ssl_keyfile and str(settings.ssl_keyfile),
     }
-    serve.start(proxy_location="EveryNode", http_options=http, logging_config=QUIET)
+    try:
+        serve.start(proxy_location="EveryNode", http_options=http, logging_config=QUIET)
+        yield
+    finally:
+        with contextlib.suppress(RayError):  # the cluster may have ended before us
+            if not serve.status().applications:
+                serve.shutdown()  # type: ignore[no-untyped-call]
 
 
 def _keep_deployed(settings: Settings, model: LiveModel) -> NoReturn:
+    """Takes the application down at the end, but not one that is there before it has deployed its own."""
     version, deployed = uuid.uuid4().hex, None
-    while True:
-        card = model.card
-        if card != deployed:
-            try:
-                checkpoint = pack(settings.checkpoint_path(), card)
-            except CheckpointError as error:  # half a second later it is whole, or the model another
-                log.warning("not deployed yet: %s", error)
-            else:
-                _deploy(settings, application(settings, checkpoint, version), card, first=deployed is None)
-                deployed = card
-        time.sleep(_LOOK_EVERY_S)
+    try:
+        while True:
+            card = model.card
+            if card != deployed:
+                try:
+                    checkpoint = pack(settings.checkpoint_path(), card)
+                except CheckpointError as error:  # half a second later it is whole, or the model another
+                    log.warning("not deployed yet: %s", error)
+                else:
+                    first, deployed = deployed is None, card
+                    _deploy(settings, application(settings, checkpoint, version), card, first)
+            time.sleep(_LOOK_EVERY_S)
+    finally:
+        if deployed:
+            with contextlib.suppress(RayError):  # the cluster may have ended before us
+                serve.delete(_APPLICATION)
 
 
 def _deploy(settings: Settings, app: serve.Application, card: ModelCard, first: bool) -> None:
@@ -110,10 +126,3 @@ def _deploy(settings: Settings, app: serve.Application, card: ModelCard, first: 
         settings.model_name, card.version, scheme, settings.host, settings.port, nodes,
         ray.get_runtime_context().gcs_address,
     )  # fmt: skip
-
-
-def _take_down() -> None:
-    with contextlib.suppress(RayError):  # the cluster may have ended before us
-        serve.delete(_APPLICATION)
-        if not serve.status().applications:  # nobody else is on it: its proxies give the port back
-            serve.shutdown()  # type: ignore[no-untyped-call]

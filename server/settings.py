@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import DirectoryPath, Field, PositiveInt, SecretStr
 from pydantic_settings import BaseSettings, CliSuppress, SettingsConfigDict
 
-from models.card import SHIPPED, find
+from models.card import SHIPPED, STRONG, find
 from models.machine import cores
 from server.logs import Format, Level
 
@@ -71,9 +71,9 @@ class Settings(BaseSettings):
     access_log: bool = Field(False, description="log every request, not only those that failed")
 
     def checkpoint_path(self) -> Path:
-        """The checkpoint to serve, absolute."""
-        nothing_asked_for = "checkpoint" not in self.model_fields_set and not self.checkpoint.exists()
-        return find(Path(SHIPPED[0]) if nothing_asked_for else self.checkpoint)
+        """The checkpoint to serve, absolute: the shipped one where none is asked for or there. Raises nothing."""
+        asked_for = "checkpoint" in self.model_fields_set or _is_there(self.checkpoint)
+        return find(self.checkpoint) if asked_for else STRONG
 
     @property
     def model_name(self) -> str:
@@ -97,6 +97,15 @@ class Settings(BaseSettings):
         if nvidia_gpus() > 0:
             return "cuda"
         return "mps" if os.uname().sysname == "Darwin" and os.uname().machine == "arm64" else "cpu"
+
+
+def _is_there(path: Path) -> bool:
+    """One that may not be looked at is: who reads it says why not."""
+    try:
+        path.stat()
+    except OSError as error:
+        return not isinstance(error, FileNotFoundError | NotADirectoryError)
+    return True
 
 
 def nvidia_gpus() -> int:

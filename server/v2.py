@@ -24,6 +24,8 @@ from server.wire import Probabilities
 
 OUTPUTS = {"probabilities": "FP32", "label": "BYTES", "class_id": "INT64"}
 _PIXEL_TYPES: dict[str, np.dtype[Any]] = {"UINT8": np.dtype("u1"), "FP32": np.dtype("<f4")}
+_MOST_DIMENSIONS = 4  # as pixels have; the product of thousands would take minutes
+_MOST_DIGITS = 20  # of a length in bytes; int() takes no more than 4,300
 _LENGTH = struct.Struct("<I")  # before each element of a binary BYTES tensor
 
 
@@ -63,9 +65,7 @@ def metadata(name: str, card: ModelCard) -> dict[str, Any]:
 
 def read_request(body: bytes, json_length: str | None, card: ModelCard, max_images: int) -> InferRequest:
     """`json_length` is the header Inference-Header-Content-Length. Raises BadRequest or PayloadTooLarge."""
-    if json_length is not None and not (json_length.isdecimal() and int(json_length) <= len(body)):
-        raise BadRequest(f"Inference-Header-Content-Length {json_length[:20]!r} is no length within the body")
-    end = len(body) if json_length is None else int(json_length)
+    end = len(body) if json_length is None else _read_length(json_length, len(body))
     try:
         document = orjson.loads(body[:end])
     except orjson.JSONDecodeError as error:
@@ -73,6 +73,8 @@ def read_request(body: bytes, json_length: str | None, card: ModelCard, max_imag
     try:
         (tensor,) = document["inputs"]
         outputs = [_read_output(output, document) for output in document.get("outputs") or _all_outputs()]
+        if len({output.name for output in outputs}) < len(outputs):  # each would be an answer of its own
+            raise BadRequest("an output is asked for once")
         images = _read_input(tensor, memoryview(body)[end:], card, max_images)
         return InferRequest(str(document.get("id", "")), images, outputs)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -80,6 +82,12 @@ def read_request(body: bytes, json_length: str | None, card: ModelCard, max_imag
         raise BadRequest(
             f"the JSON is no request of the Open Inference Protocol with one input, image or pixels ({said})"
         ) from None
+
+
+def _read_length(text: str, most: int) -> int:
+    if not text.isdecimal() or len(text) > _MOST_DIGITS or int(text) > most:
+        raise BadRequest(f"Inference-Header-Content-Length {text[:_MOST_DIGITS]!r} is no length within the body")
+    return int(text)
 
 
 def _all_outputs() -> list[dict[str, Any]]:
@@ -99,8 +107,10 @@ def _read_output(output: dict[str, Any], document: dict[str, Any]) -> Output:
 
 def _read_input(tensor: dict[str, Any], binary: memoryview, card: ModelCard, max_images: int) -> list[bytes] | Pixels:
     name, datatype, shape = tensor["name"], tensor["datatype"], tensor["shape"]
-    if not all(type(length) is int and length >= 0 for length in shape) or not shape:
-        raise BadRequest(f"the shape of {name} is a list of whole numbers from 0, not {shape!r}")
+    if not 0 < len(shape) <= _MOST_DIMENSIONS or not all(type(length) is int and length >= 0 for length in shape):
+        raise BadRequest(
+            f"the shape of {name} is a list of whole numbers from 0, {_MOST_DIMENSIONS} at most, not {str(shape)[:50]}"
+        )
     count = math.prod(shape) if name == "image" else shape[0]  # MLServer sends a column of them, [N, 1]
     if count == 0:
         raise BadRequest("there is no image in the request: send at least one", "no_images")

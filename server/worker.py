@@ -4,6 +4,7 @@ LitServe starts it, one or more a device, and starts it again when it dies. Only
 process and the HTTP processes read this module too, and start faster and stay smaller without.
 """
 
+import contextlib
 import gc
 import logging
 import os
@@ -82,9 +83,12 @@ class SocketLoop(LitLoop):
             end_when_idle()
 
         def serve(connection: Connection) -> None:
-            _answer(connection, lit_api.model, one_batch_at_a_time)
-            connections.discard(connection)
-            end_when_idle()
+            try:
+                with connection:  # closed at the end, whatever it is: the other one sees it, and connects anew
+                    _answer(connection, lit_api.model, one_batch_at_a_time)
+            finally:
+                connections.discard(connection)
+                end_when_idle()
 
         signal.signal(signal.SIGTERM, stop)
         with Listener(str(path), family="AF_UNIX", backlog=128) as listener:
@@ -96,33 +100,35 @@ class SocketLoop(LitLoop):
 
 def _answer(connection: Connection, model: "LiveModel", one_batch_at_a_time: threading.Lock) -> None:
     """One HTTP process: its batches in, their predictions out, in order; ends with the connection."""
-    from models.checkpoint import CheckpointError
-
-    try:
+    with contextlib.suppress(EOFError, OSError):  # it ended, perhaps in the middle of a message
         sent = _send_card(connection, model.card, model.refused)
         while True:
             while not connection.poll(_NEWS_EVERY_S):
                 if (model.card, model.refused) != sent:
                     sent = _send_card(connection, model.card, model.refused)
-            message = connection.recv_bytes()
-            try:
-                if message == RELOAD:
-                    model.reload()
-                    answer, card = bytes([Kind.RELOADED]), model.card
-                else:
-                    with one_batch_at_a_time:
-                        probabilities, card = model.predict(unpack_batch(message))
-                    answer = pack_predictions(probabilities)
-            except CheckpointError as error:
-                answer, card = bytes([Kind.FAILURE]) + str(error).encode(), model.card
-            except RuntimeError as error:
-                log.exception("a batch failed")
-                answer, card = bytes([Kind.FAILURE]) + f"the network failed: {error}".encode(), model.card
+            answer, card = _answer_to(connection.recv_bytes(), model, one_batch_at_a_time)
             if (card, model.refused) != sent:
                 sent = _send_card(connection, card, model.refused)
             connection.send_bytes(answer)
-    except (EOFError, ConnectionError):
-        connection.close()
+
+
+def _answer_to(message: bytes, model: "LiveModel", one_batch_at_a_time: threading.Lock) -> tuple[bytes, ModelCard]:
+    """The message that answers this one, and the card that it goes by. A network may raise anything: it is answered."""
+    from models.checkpoint import CheckpointError
+
+    try:
+        if message == RELOAD:
+            model.reload()
+            return bytes([Kind.RELOADED]), model.card
+        with one_batch_at_a_time:
+            probabilities, card = model.predict(unpack_batch(message))
+        return pack_predictions(probabilities), card
+    except CheckpointError as error:
+        problem = str(error)
+    except Exception as error:
+        log.exception("a batch failed")
+        problem = f"the network failed: {error}"
+    return bytes([Kind.FAILURE]) + problem.encode(errors="replace"), model.card
 
 
 def _send_card(connection: Connection, card: ModelCard, refused: bool) -> tuple[ModelCard, bool]:

@@ -131,6 +131,18 @@ def test_a_node_that_is_killed_under_load_takes_no_request_with_it(
     assert (load_on_it.errors, set(load_on_it.statuses)) == ([], {200})
 
 
+def test_a_start_that_fails_takes_nobody_elses_service_down(
+    cluster: Cluster, on_two_nodes: RunningService, tmp_path: Path
+) -> None:
+    (tmp_path / "damaged.pth").write_bytes(b"damaged")
+    before = replicas_on(cluster.head_node)
+    port = str(free_port())
+    result = run_command("cifar-serve", "--engine", "ray", "--port", port, "--checkpoint", "damaged.pth", cwd=tmp_path)
+    assert (result.returncode, "is damaged" in result.stderr) == (1, True)
+    assert replicas_on(cluster.head_node) == before
+    assert httpx.post(f"{on_two_nodes.url}/predict", content=PICTURE).is_success
+
+
 def test_told_to_stop_it_leaves_the_cluster_as_it_was(cluster: Cluster, on_two_nodes: RunningService) -> None:
     assert on_two_nodes.stop() == 0
     assert replicas_on(cluster.head_node) == []

@@ -77,7 +77,15 @@ def whole_pickled_model() -> bytes:
     return buffer.getvalue()
 
 
-@pytest.mark.parametrize("weights", [b"", b"garbage", whole_pickled_model(), b"PK\x03\x04" + bytes(100)])
+def named_by_numbers() -> bytes:
+    buffer = io.BytesIO()
+    torch.save({0: torch.zeros(1)}, buffer)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "weights", [b"", b"garbage", whole_pickled_model(), named_by_numbers(), b"PK\x03\x04" + bytes(100)]
+)
 def test_damaged_weights_are_refused_in_one_sentence(tmp_path: Path, weights: bytes) -> None:
     path = tmp_path / "cifar_net.pth"
     path.write_bytes(weights)
@@ -104,7 +112,17 @@ def test_weights_of_another_architecture_are_refused_naming_what_differs(tmp_pat
 
 
 @pytest.mark.parametrize(
-    "card", ["not json", "[]", '{"classes": ["one"]}', '{"classes": ["a", "a"]}', '{"std": [1, 0, 1]}']
+    "card",
+    [
+        "not json",
+        "[]",
+        '{"classes": ["one"]}',
+        '{"classes": ["a", "a"]}',
+        '{"std": [1, 0, 1]}',
+        '{"temperature": 1e999}',
+        '{"mean": [0, NaN, 0]}',
+        '{"arguments": {"width": -Infinity}}',
+    ],
 )
 def test_a_card_that_is_none_is_refused_naming_its_file(saved: Path, card: str) -> None:
     card_path(saved).write_text(card)

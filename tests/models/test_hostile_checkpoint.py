@@ -95,6 +95,21 @@ def test_absurd_arguments_in_a_card_are_refused(
         load(path)
 
 
+class OfASize(Net):
+    """One that looks a word of its card up."""
+
+    def __init__(self, num_classes: int, size: str = "small") -> None:
+        super().__init__(num_classes)
+        self.width = {"small": 1}[size]
+
+
+def test_whatever_a_network_raises_when_it_is_made_is_a_refusal(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(architectures._ARCHITECTURES, "of a size", OfASize)
+    save(path, Net(), ModelCard(architecture="of a size", arguments={"size": "huge"}))
+    with pytest.raises(CheckpointError, match=r"does not fit the architecture 'of a size' .* 'huge'"):
+        load(path)
+
+
 def test_a_refusal_quotes_a_file_on_one_short_line_that_no_terminal_obeys(path: Path) -> None:
     torch.save({"\x1b]0;mine\x07\nINFO all is well" + "a" * 10_000: torch.zeros(1)}, path)
     with pytest.raises(CheckpointError, match="Missing key") as refusal:

@@ -22,13 +22,13 @@ PICTURE[:CORNER, :CORNER] = 255
 
 
 class LooksAtACorner:
-    """`light` is as probable as the corner at the top left is light. Its card changes after so many batches."""
+    """`light` is as probable as the corner at the top left is light. After so many batches another model answers."""
 
     slots = 1
     ready = True
 
-    def __init__(self, changes_after: int = -1) -> None:
-        self.card = ModelCard(classes=("dark", "light"), sha256="a" * 64)
+    def __init__(self, changes_after: int = -1, classes: tuple[str, ...] = ("dark", "light")) -> None:
+        self.card = ModelCard(classes=classes, sha256="a" * 64)
         self.batch_sizes: list[int] = []
         self._changes_after = changes_after
 
@@ -37,7 +37,8 @@ class LooksAtACorner:
             self.card = ModelCard(classes=("dark", "light"), sha256="b" * 64)
         self.batch_sizes.append(len(pixels))
         light = pixels[:, :CORNER, :CORNER].mean(axis=(1, 2, 3)) / 255
-        return Predictions(np.stack([1 - light, light], axis=1).astype(np.float32), self.card)
+        others = [0 * light] * (len(self.card.classes) - 2)
+        return Predictions(np.stack([1 - light, light, *others], axis=1).astype(np.float32), self.card)
 
     async def reload(self) -> ModelCard:
         return self.card
@@ -102,6 +103,13 @@ def test_a_class_that_there_is_not_is_refused(class_id: str) -> None:
     answer = post(LooksAtACorner(), f"/explain?class_id={class_id}", encode(Image.fromarray(PICTURE)))
     assert answer.status_code == 400
     assert "from 0 to 1" in answer.json()["detail"]
+
+
+def test_a_class_that_the_model_of_the_meantime_has_no_more_is_refused() -> None:
+    engine = LooksAtACorner(changes_after=0, classes=("dark", "light", "red"))
+    answer = post(engine, "/explain?class_id=2", encode(Image.fromarray(PICTURE)))
+    assert answer.status_code == 400
+    assert answer.json()["detail"] == "class_id must be a whole number from 0 to 1, not '2'"
 
 
 @pytest.mark.parametrize("path", ["/explain", "/preview"])

@@ -79,6 +79,33 @@ class Undecided(Net):
         return logits.flip(1) if torch.onnx.is_in_onnx_export() else logits
 
 
+class Unwilling(Net):
+    """Raises what no network of ours does."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        raise KeyError("no such\nlayer" + "." * 1000)
+
+
+class Untraceable(Net):
+    """Answers all but a tracer."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if torch.onnx.is_in_onnx_export():
+            raise IndexError("not for you")
+        return super().forward(x)
+
+
+def test_whatever_a_network_raises_is_one_line_of_a_refusal() -> None:
+    with pytest.raises(CheckpointError, match=r"^the network fails on cpu, 32×32: KeyError: .{300}$"):
+        make_forward(Classifier(Unwilling(), ModelCard()).eval(), CPU, "eager", threads=1)
+
+
+def test_a_network_that_onnxruntime_cannot_run_is_refused() -> None:
+    pytest.importorskip("onnxruntime")
+    with pytest.raises(CheckpointError, match=r"serve with --forward eager \(IndexError: not for you"):
+        make_forward(Classifier(Untraceable(), ModelCard()).eval(), CPU, "onnxruntime", threads=1)
+
+
 def test_a_forward_that_disagrees_with_eager_is_refused() -> None:
     pytest.importorskip("onnxruntime")
     with pytest.raises(CheckpointError, match="serve with --forward eager"):

@@ -50,6 +50,25 @@ def test_the_working_directorys_checkpoint_comes_before_the_shipped_one(
     assert read_settings([]).checkpoint_path() == tmp_path / "cifar_net.pth"
 
 
+def test_what_else_has_the_name_of_a_shipped_checkpoint_is_not_taken_for_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "strong").mkdir()
+    assert read_settings([]).checkpoint_path() == STRONG
+    assert read_settings(["--checkpoint", "strong"]).checkpoint_path() == STRONG
+    (tmp_path / "tutorial").touch()
+    assert read_settings(["--checkpoint", "tutorial"]).checkpoint_path() == tmp_path / "tutorial"
+
+
+def test_a_checkpoint_that_may_not_be_looked_at_is_not_passed_over_for_the_shipped_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cifar_net.pth").symlink_to("cifar_net.pth")  # to itself: stat() fails as on a disk that does
+    assert read_settings([]).checkpoint_path() == tmp_path / "cifar_net.pth"
+
+
 def test_a_path_with_a_folder_that_may_not_be_read_is_no_obstacle(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from typing import Any
 
 import numpy as np
@@ -59,7 +60,7 @@ def test_a_broken_message_is_refused_and_nothing_worse(head: bytes, tail: bytes)
     assert statuses in ([], [400], [413])
 
 
-@pytest.mark.parametrize("length", ["", "-1", "9999", "1.0", "²"])
+@pytest.mark.parametrize("length", ["", "-1", "9999", "1.0", "²", "9" * 5000])
 def test_a_length_that_is_none_is_refused(length: str) -> None:
     with pytest.raises(ServiceError, match="is no length within the body"):
         read_request(json.dumps(HEAD).encode(), length, CARD, max_images=10)
@@ -74,10 +75,27 @@ def test_elements_that_are_cut_off_are_refused(data: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "status"), [([11], 413), ([1, 11], 413), ([11, 1], 413), ([0], 400), ([1, 0], 400), ([], 400)]
+    ("shape", "status"),
+    [([11], 413), ([1, 11], 413), ([11, 1], 413), ([0], 400), ([1, 0], 400), ([], 400), ([1] * 5, 400)],
 )
 def test_images_are_counted_however_they_are_laid_out(shape: list[int], status: int) -> None:
     tensor = {"name": "image", "datatype": "BYTES", "shape": shape, "data": ["QQ=="] * math.prod(shape)}
     with pytest.raises(ServiceError) as refusal:
         read_request(json.dumps({"inputs": [tensor]}).encode(), None, CARD, max_images=10)
     assert refusal.value.status == status
+
+
+def test_a_shape_without_end_is_refused_before_it_is_multiplied() -> None:
+    tensor = {"name": "image", "datatype": "BYTES", "shape": [2**63 - 1] * 400_000, "data": []}
+    body = json.dumps({"inputs": [tensor]}).encode()
+    start = time.perf_counter()
+    with pytest.raises(ServiceError, match="4 at most") as refusal:
+        read_request(body, None, CARD, max_images=10)
+    assert time.perf_counter() - start < 5, "their product takes minutes"
+    assert len(refusal.value.detail) < 200
+
+
+def test_an_output_that_is_asked_for_twice_is_refused() -> None:
+    head = json.dumps(HEAD | {"outputs": HEAD["outputs"] * 2}).encode()
+    with pytest.raises(ServiceError, match="asked for once"):
+        read_request(head + PIXELS, str(len(head)), CARD, max_images=10)
