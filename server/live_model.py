@@ -1,7 +1,6 @@
 """The classifier that a worker answers with, kept in step with its checkpoint on disk."""
 
 import contextlib
-import hashlib
 import logging
 import threading
 import time
@@ -50,8 +49,8 @@ class LiveModel:
         self._reloading = threading.Lock()
         self._files: _Files | None = None  # as they were when they were last read
         self._read_at = 0.0
-        self._serving = self._start()
-        self._keep()
+        self._serving, weights = self._start()
+        self._keep(weights)
 
     @property
     def card(self) -> ModelCard:
@@ -81,7 +80,7 @@ class LiveModel:
             if self._stat_files() == self._files and not self.refused:
                 return
             try:
-                candidate = self._read(self.card)
+                candidate, weights = self._read(self.card)
             except CheckpointError as error:
                 self.refused = True
                 log.error("still serving %s: %s", self.card.version, error)
@@ -90,10 +89,10 @@ class LiveModel:
             if candidate.card != self.card:
                 log.info("now serving %s in place of %s", candidate.card.version, self.card.version)
                 self._serving = candidate
-                self._keep()
+                self._keep(weights)
 
-    def _start(self) -> _Serving:
-        """What is on disk; for a worker that starts anew only what the others may be serving too."""
+    def _start(self) -> tuple[_Serving, bytes]:
+        """What is on disk, and its weights; for a worker that starts anew only what the others may be serving too."""
         try:
             weights, card = read(self._last_good)
         except CheckpointError:  # there is none: this is the service's start, or there was no room for it
@@ -104,10 +103,10 @@ class LiveModel:
             except CheckpointError as error:
                 self.refused = True
                 log.error("starting anew with the checkpoint served before: %s", error)
-        return self._try(make(self._last_good, weights, card))
+        return self._try(make(self._last_good, weights, card)), weights
 
-    def _read(self, served: ModelCard | None) -> _Serving:
-        """What is on disk, where it can take the place of what is served.
+    def _read(self, served: ModelCard | None) -> tuple[_Serving, bytes]:
+        """What is on disk, and its weights, where it can take the place of what is served.
 
         Raises CheckpointError and nothing else, whatever the disk, the network or the device raise.
         """
@@ -119,23 +118,21 @@ class LiveModel:
                 raise CheckpointError("it takes another input size: restart to serve it")
             if served and card.sha256 != served.sha256 and path.parent == PRETRAINED:
                 raise CheckpointError(f"{self._settings.checkpoint} is gone: restart to serve {path} in its place")
-            return self._try(make(path, weights, card))
+            return self._try(make(path, weights, card)), weights
         except CheckpointError:
             raise
         except Exception as error:
             log.exception("%s cannot be served", path)
             raise CheckpointError(f"{path} cannot be served: {type(error).__name__}: {error}") from error
 
-    def _keep(self) -> None:
-        """Copy what serves now to `last_good`, unless the files have changed again already. A full disk is no harm."""
-        checkpoint, copied_card = self._settings.checkpoint_path(), card_path(self._last_good)
+    def _keep(self, weights: bytes) -> None:
+        """Copy what serves now to `last_good`. A full disk is no harm."""
+        card = card_path(self._last_good)
         try:
-            weights = checkpoint.read_bytes() if checkpoint.exists() else b""
-            if hashlib.sha256(weights).hexdigest() == self.card.sha256:
-                write_atomically({copied_card: self.card.model_dump_json().encode(), self._last_good: weights})
+            write_atomically({card: self.card.model_dump_json().encode(), self._last_good: weights})
         except OSError as error:
             log.warning("a worker that starts anew will need the checkpoint on disk, there is no copy: %s", error)
-            for path in (self._last_good, copied_card):  # one without the other is none
+            for path in (self._last_good, card):  # of what served before
                 path.unlink(missing_ok=True)
 
     def _try(self, classifier: Classifier) -> "_Serving":
