@@ -10,7 +10,7 @@ READY  := $(VENV)/.ready
 
 help:  ## list the verbs
 	@echo "make VERB [ARGS='--flag value ...']"
-	@sed -nE 's/^([a-z]+):.*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 12
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-10s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(READY)  ## make .venv with everything pinned in requirements.lock
 

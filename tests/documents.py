@@ -18,7 +18,7 @@ from typing import NamedTuple
 import httpx
 import pytest
 
-from models.card import CIFAR10_CLASSES, STRONG, TUTORIAL_NET
+from models.card import CIFAR10_CLASSES, STRONG
 from tests.integration.running import COMMANDS, free_port, wait_until
 from tests.pictures import draw_flat, draw_shape
 
@@ -109,7 +109,7 @@ class Reader:
 
     def read(self, page: Path) -> None:
         """Do what the page says. Raises AssertionError where something fails, or prints other than it says."""
-        self._begin(with_checkpoint=page.name == "quickstart.md")
+        self._begin()
         printed = ""
         for block in blocks_of(page):
             if block.is_output:
@@ -123,13 +123,10 @@ class Reader:
             elif block.is_run and not block.file and block.text != "make test\n":
                 printed = self._run(block)
 
-    def _begin(self, with_checkpoint: bool) -> None:
-        """A reader has no checkpoint yet; that of the quickstart brings the tutorial's weights, without a card."""
+    def _begin(self) -> None:
+        """A reader has no checkpoint yet."""
         for path in self._folder.glob("cifar_net.*"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-        if with_checkpoint:
-            shutil.copy(TUTORIAL_NET, self._folder / "arriving")
-            (self._folder / "arriving").replace(self._folder / "cifar_net.pth")
 
     def _serve(self, command: str) -> None:
         """The service that runs already, or where none does, one that is started so."""

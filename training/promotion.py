@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from models.card import ModelCard
+from models.card import STRONG, ModelCard
 from models.checkpoint import CheckpointError, load, save
 from models.classifier import Classifier
 from training.data import Data
@@ -15,7 +15,8 @@ from training.evaluation import evaluate
 def promote(path: Path, classifier: Classifier, card: ModelCard, data: Data, if_better: bool) -> str:
     """Write the checkpoint to `path` as well, at once for whoever follows that file; returns what was done and why.
 
-    With `if_better` only where it is right on more of the run's test images than the checkpoint that is there.
+    With `if_better` only where it is right on more of the run's test images than the checkpoint that is there, or than
+    the one that cifar-serve serves where there is none.
     Raises TrainingError.
     """
     if if_better and (reason := _not_better(path, card, data, classifier.mean.device)):
@@ -28,16 +29,18 @@ def promote(path: Path, classifier: Classifier, card: ModelCard, data: Data, if_
 
 
 def _not_better(path: Path, card: ModelCard, data: Data, device: torch.device) -> str | None:
-    if not path.exists():
-        return None
+    served = path if path.exists() else STRONG
     try:
-        there = load(path).to(device)
+        there = load(served).to(device)
     except CheckpointError as error:
         raise TrainingError(f"the checkpoint to be better than cannot be asked: {error}") from None
     if (there.card.classes, there.card.input_size) != (card.classes, card.input_size):
+        if served != path:  # nothing that knows these classes
+            return None
         return f"{path} has other classes or pictures of another size, so that no score can compare them"
     before = evaluate(there, data.pixels, data.labels, data.test, data.name)
     assert card.scores  # noqa: S101
     if card.scores.accuracy > before.accuracy:
         return None
-    return f"{path} is right on {before.accuracy:.2%} of {before.n} test images, this one on {card.scores.accuracy:.2%}"
+    name = path if served == path else f"there is no {path}, and {STRONG.stem}, which ships and serves without one,"
+    return f"{name} is right on {before.accuracy:.2%} of {before.n} test images, this one on {card.scores.accuracy:.2%}"

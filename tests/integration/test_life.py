@@ -1,8 +1,11 @@
 """The service from its start to its end: what keeps it from starting, what it survives, how it stops."""
 
+import json
+import re
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +18,7 @@ from tests.integration.conftest import StartService
 from tests.integration.load import Load
 from tests.integration.running import (
     COMMANDS,
+    RunningService,
     free_port,
     processes,
     run_command,
@@ -91,6 +95,17 @@ def test_a_retrained_checkpoint_may_have_other_classes_and_no_process_is_left_at
     assert len(family) >= 4, "main, manager, worker, HTTP process"
     assert service.stop() == 0
     wait_until(lambda: not still_there(family), timeout_s=10)
+
+
+def test_the_health_check_of_the_container_asks_the_service(service: RunningService) -> None:
+    dockerfile = (Path(__file__).parents[2] / "Dockerfile").read_text().replace("\\\n", "")
+    _python, *words = json.loads(re.findall(r"^HEALTHCHECK .* CMD +(\[.*\])$", dockerfile, re.MULTILINE)[0])
+
+    def status(port: str) -> int:
+        return subprocess.run([sys.executable, *words], env={"CIFAR_PORT": port}, check=False).returncode
+
+    assert status(service.url.rpartition(":")[2]) == 0
+    assert status(str(free_port())) == 1
 
 
 def test_no_child_outlives_a_main_process_killed_under_load(

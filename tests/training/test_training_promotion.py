@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from models.architectures.net import Net
-from models.card import ModelCard
+from models.card import CIFAR10_CLASSES, ModelCard
 from models.checkpoint import load, save
 from training.__main__ import main
 
@@ -67,3 +67,17 @@ def test_other_classes_are_not_replaced_and_what_cannot_be_asked_is_an_error(
     assert main([*RUN, "--epochs", "1", "--if-better"]) == 1
     assert "cannot be asked: served.pth is damaged" in capsys.readouterr().err
     assert Path("served.pth").read_bytes() == b"damaged"
+
+
+def test_what_ships_is_not_replaced_by_one_that_scores_less(
+    cifar_data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for part in ("train", "test"):
+        for name in CIFAR10_CLASSES:
+            folder = Path("shapes") / part / name
+            folder.mkdir(parents=True)
+            for path in sorted((cifar_data / part / name).iterdir())[:10]:
+                (folder / path.name).symlink_to(path)
+    assert main([*RUN, "--epochs", "1", "--if-better"]) == 0
+    assert not Path("served.pth").exists()
+    assert "Not promoted: there is no served.pth, and strong, which ships and serves" in capsys.readouterr().out
