@@ -1,5 +1,6 @@
 """A progress bar on stderr where that is a terminal, and nothing at all where it is not."""
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -12,6 +13,7 @@ def progress_bar(total: int | None, unit: str) -> Iterator[Callable[[int], None]
 
     console = Console(stderr=True)
     columns = BarColumn(), MofNCompleteColumn(), TextColumn(unit), TimeRemainingColumn()
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    shown, ours = console.is_terminal, sys.stdout.isatty()  # what is printed into a file must not go through the bar
+    with Progress(*columns, console=console, transient=True, redirect_stdout=ours, disable=not shown) as bar:
         task = bar.add_task("", total=total)
         yield lambda count: bar.advance(task, count)

@@ -2,6 +2,9 @@
 
 import asyncio
 import itertools
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -136,6 +139,23 @@ def test_a_stream_is_read_in_the_callers_thread(service: FakeService) -> None:
     with Client(service.url) as client:
         list(client.predict_many(rows()))
     assert threads == {threading.get_ident()}
+
+
+def test_under_a_bar_what_the_caller_prints_goes_where_it_is_meant_to(service: FakeService, tmp_path: Path) -> None:
+    path = tmp_path / "one.png"
+    path.write_bytes(png(1))
+    program = (
+        "import sys; from clients import Client\n"
+        "with Client(sys.argv[1]) as client:\n"
+        "    for answer in client.predict_many(sys.argv[2:], progress=True): print(answer.label)"
+    )
+    ours, theirs = os.openpty()
+    command = [sys.executable, "-c", program, service.url, str(path), str(path)]
+    environment = {**os.environ, "TERM": "xterm"}
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=theirs, env=environment, check=True)
+    os.close(theirs)
+    os.close(ours)
+    assert done.stdout == b"square\nsquare\n"
 
 
 def test_a_client_may_be_closed_before_its_last_answer_is_taken(service: FakeService) -> None:
