@@ -48,6 +48,9 @@ class ImageError(CifarError):
         return self.detail
 
 
+_BY_STATUS: dict[int, type["StatusError"]] = {}
+
+
 @dataclass(eq=False)
 class StatusError(CifarError):
     """`code` is the service's stable name for the reason (`http_<status>` where a proxy gave none), `request_id` finds
@@ -59,48 +62,39 @@ class StatusError(CifarError):
     request_id: str | None = None
     retry_after_s: float | None = None
 
+    def __init_subclass__(cls, status: int = 0) -> None:
+        _BY_STATUS[status] = cls
+
     def __str__(self) -> str:
         request = f", request {self.request_id}" if self.request_id else ""
         return f"{self.detail} (HTTP {self.status} {self.code}{request})"
 
 
-class BadRequest(StatusError): ...
+class BadRequest(StatusError, status=400): ...
 
 
-class Unauthorized(StatusError): ...
+class Unauthorized(StatusError, status=401): ...
 
 
-class NotFound(StatusError): ...
+class NotFound(StatusError, status=404): ...
 
 
-class PayloadTooLarge(StatusError): ...
+class PayloadTooLarge(StatusError, status=413): ...
 
 
-class InvalidImage(StatusError): ...
+class InvalidImage(StatusError, status=422): ...
 
 
-class TooManyRequests(StatusError): ...
+class TooManyRequests(StatusError, status=429): ...
 
 
-class ServerError(StatusError): ...
+class ServerError(StatusError, status=500): ...
 
 
-class NotReady(ServerError): ...
+class NotReady(ServerError, status=503): ...
 
 
-class DeadlineExceeded(ServerError): ...
-
-
-_BY_STATUS: dict[int, type[StatusError]] = {
-    400: BadRequest,
-    401: Unauthorized,
-    404: NotFound,
-    413: PayloadTooLarge,
-    422: InvalidImage,
-    429: TooManyRequests,
-    503: NotReady,
-    504: DeadlineExceeded,
-}
+class DeadlineExceeded(ServerError, status=504): ...
 
 
 def error_for(status: int) -> type[StatusError]:
