@@ -43,9 +43,9 @@ def parse(content: bytes, count: int) -> Answers:
     """The JSON that answers `count` images, in their order. Raises MalformedAnswer."""
     try:
         answer = json.loads(content)
-        model, version = answer["model"]["name"], answer["model"]["version"]
+        model, version = (_member(answer["model"], name, str) for name in ("name", "version"))
         answers = [_parse_one(item, model, version) for item in answer.get("predictions", [answer])]
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError) as error:
         raise MalformedAnswer(f"the answer is none of this service ({type(error).__name__}: {error})") from None
     if len(answers) != count:
         raise MalformedAnswer(f"the service answered {len(answers)} predictions to {count} images")
@@ -54,7 +54,17 @@ def parse(content: bytes, count: int) -> Answers:
 
 def _parse_one(item: dict[str, Any], model: str, version: str) -> Prediction | ImageError:
     if "error" in item:
-        return ImageError(item["error"]["code"], item["error"]["detail"])
-    named = [ClassProbability(each["label"], each["class_id"], float(each["probability"])) for each in item["top"]]
-    confidence, uncertain = float(item["confidence"]), item.get("uncertain")
-    return Prediction(item["label"], item["class_id"], confidence, tuple(named), model, version, uncertain)
+        return ImageError(_member(item["error"], "code", str), _member(item["error"], "detail", str))
+    named = tuple(ClassProbability(*_class(each), float(each["probability"])) for each in item["top"])
+    uncertain = None if item.get("uncertain") is None else _member(item, "uncertain", bool)
+    return Prediction(*_class(item), float(item["confidence"]), named, model, version, uncertain)
+
+
+def _class(item: dict[str, Any]) -> tuple[str, int]:
+    return _member(item, "label", str), _member(item, "class_id", int)
+
+
+def _member(item: dict[str, Any], name: str, kind: type) -> Any:
+    if not isinstance(value := item[name], kind):
+        raise TypeError(f"{name} is {type(value).__name__}, not {kind.__name__}")
+    return value
