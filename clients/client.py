@@ -48,21 +48,29 @@ class _Service:
         request is sent again after a lost connection or a status that passes (429, 503, ...), with growing pauses or
         as `Retry-After` says; `deadline_s` all of that together. `transport` is httpx's, for tests and proxies.
 
-        Raises ValueError for a `url` that is none.
+        Raises ValueError for a `url` that is none, a key that no header can hold, or a proxy of the environment that
+        httpx cannot use.
         """
         import httpx
 
-        self.url, self.timeout_s, self.deadline_s, self.retries = url, timeout_s, deadline_s, retries
-        self.http = httpx.AsyncClient(
-            base_url=protocol.service_url(url),
-            headers={"X-API-Key": api_key} if api_key else {},
-            timeout=httpx.Timeout(timeout_s, connect=min(timeout_s, 5.0)),
-            # As many connections as are asked for, forgotten before the 5 s after which many a server closes them under
-            # a request (ours takes 75).
-            limits=httpx.Limits(keepalive_expiry=4.0),
-            transport=transport,
-            verify=not url.lower().startswith("http:"),  # to read the certificates that there are takes 0.1 s
-        )
+        self.url, self.timeout_s = protocol.service_url(url), timeout_s
+        self.deadline_s, self.retries = deadline_s, retries
+        key = (api_key or "").strip()
+        if not (key.isascii() and key.isprintable()):  # httpx would quote it in its complaint
+            raise ValueError("the API key holds other characters than the printable ones of ASCII")
+        try:
+            self.http = httpx.AsyncClient(
+                base_url=url,
+                headers={"X-API-Key": key} if key else {},
+                timeout=httpx.Timeout(timeout_s, connect=min(timeout_s, 5.0)),
+                # As many connections as are asked for, forgotten before the 5 s after which many a server closes them
+                # under a request (ours takes 75).
+                limits=httpx.Limits(keepalive_expiry=4.0),
+                transport=transport,
+                verify=not url.lower().startswith("http:"),  # to read the certificates that there are takes 0.1 s
+            )
+        except (ImportError, ValueError, httpx.InvalidURL) as error:
+            raise ValueError(f"a proxy that the environment names cannot be used: {error}") from None
         self._open()
 
     def _open(self) -> None:
@@ -82,12 +90,15 @@ class _Service:
         with bar as advance:
             yield Many(lambda batch, limiter: self._ask(batch, top_k, limiter), concurrency, advance)
 
-    async def _ask(self, images: list[bytes], top_k: int, limiter: Limiter | None = None) -> Answers:
-        """One request, as often as it takes. Raises a CifarError."""
+    async def _ask(
+        self, images: list[bytes], top_k: int, limiter: Limiter | None = None, give_up_at: float | None = None
+    ) -> Answers:
+        """One request, as often as it takes until `give_up_at` on the monotonic clock. Raises a CifarError."""
         import httpx
 
         request = protocol.request(images, top_k)
-        attempt, give_up_at = 0, time.monotonic() + self.deadline_s
+        attempt = forgiven = 0
+        give_up_at = give_up_at or time.monotonic() + self.deadline_s
         while True:
             asked_at = time.monotonic()
             error: CifarError | None
@@ -106,12 +117,13 @@ class _Service:
                 return parse(response.content, len(images))
             if limiter and isinstance(error, (TooManyRequests, NotReady, DeadlineExceeded)):
                 limiter.refused(asked_at, now)
-                attempt -= isinstance(error, TooManyRequests)  # perhaps our own doing, so no failure
-            await asyncio.sleep(protocol.pause_s(error, attempt, self.retries, give_up_at - now))
+                forgiven += isinstance(error, TooManyRequests)  # perhaps our own doing, so no failure
+            await asyncio.sleep(protocol.pause_s(error, attempt, self.retries + forgiven, give_up_at - now))
             attempt += 1
             if limiter and len(images) > limiter.batch_size:
                 half = len(images) // 2
-                return await self._ask(images[:half], top_k, limiter) + await self._ask(images[half:], top_k, limiter)
+                halves = images[:half], images[half:]
+                return [answer for each in halves for answer in await self._ask(each, top_k, limiter, give_up_at)]
 
 
 class AsyncClient(_Service):

@@ -114,7 +114,7 @@ def _download() -> bytes:
                 for chunk in response.iter_bytes(2**20):
                     archive += chunk
                     advance(len(chunk))
-    except httpx.HTTPError as error:
+    except (httpx.HTTPError, httpx.InvalidURL, ImportError, ValueError) as error:  # the last three: a proxy's
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise CommandError(
             f"CIFAR-10 cannot be downloaded ({reason}): "

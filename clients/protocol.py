@@ -4,6 +4,7 @@ import base64
 import random
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -15,15 +16,17 @@ if TYPE_CHECKING:
 
 _PASSING_STATUSES = {408, 429, 500, 502, 503, 504}
 _FIRST_PAUSE_S = 0.5
-_LONGEST_PAUSE_S = 8.0
 
 
 def service_url(url: str) -> str:
     """`url`, checked. Raises ValueError with a sentence."""
-    parts = urlsplit(url)  # it and .port raise ValueError for brackets and ports that are none
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
-        raise ValueError(f"the service's address looks like http://127.0.0.1:8000, not {url!r}")
-    return url
+    import httpx
+
+    with suppress(ValueError, httpx.InvalidURL):
+        parts = urlsplit(str(httpx.URL(url)))  # .port raises ValueError for one that is none
+        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
+            return url
+    raise ValueError(f"the service's address looks like http://127.0.0.1:8000, not {url!r}")
 
 
 def request(images: Sequence[bytes], top_k: int) -> dict[str, Any]:
@@ -42,7 +45,7 @@ def failure(response: "httpx.Response") -> StatusError | None:
         return None
     try:
         answer = response.json()
-    except ValueError:  # a proxy's page is no problem+json
+    except (ValueError, RecursionError):  # a proxy's page is no problem+json
         answer = None
     problem = answer if isinstance(answer, dict) else {}
     status = response.status_code
@@ -70,15 +73,13 @@ def pause_s(error: CifarError, attempt: int, retries: int, left_s: float) -> flo
     """Seconds to wait after failure number `attempt`, from 0, before asking again. Raises `error` to give up.
 
     0.5 s, then twice that each time up to 8 s, less up to a quarter at random so that callers do not come back
-    all at once; or what the service itself asked for, and up to a quarter more. Asking again is safe: a prediction
-    changes nothing.
+    all at once; or where that is longer what the service itself asked for, and up to a quarter more. Asking again is
+    safe: a prediction changes nothing.
     """
     status = error.status if isinstance(error, StatusError) else None
-    told_s = error.retry_after_s if isinstance(error, StatusError) else None
-    if told_s is not None:
-        pause = told_s * random.uniform(1, 1.25)
-    else:
-        pause = min(_FIRST_PAUSE_S * 2.0**attempt, _LONGEST_PAUSE_S) * random.uniform(0.75, 1)
+    told_s = error.retry_after_s or 0.0 if isinstance(error, StatusError) else 0.0
+    own_s = _FIRST_PAUSE_S * 2.0 ** min(attempt, 4)
+    pause = max(told_s * random.uniform(1, 1.25), own_s * random.uniform(0.75, 1))
     if attempt >= retries or pause > left_s or (status and status not in _PASSING_STATUSES):
         raise error
     return pause

@@ -63,9 +63,16 @@ def test_what_is_no_image_at_all_is_the_callers_mistake(service: FakeService) ->
 
 
 def test_a_url_that_is_none_is_refused_at_once() -> None:
-    for url in ("localhost:8000", "ftp://host", "http://", "http://host:port"):
-        with pytest.raises(ValueError, match=r"http://127\.0\.0\.1:8000|[Pp]ort"):
+    for url in ("localhost:8000", "ftp://host", "http://", "http://host:port", "http://127.0.0.256", "http://host\r"):
+        with pytest.raises(ValueError, match=r"looks like http://127\.0\.0\.1:8000, not"):
             Client(url)
+
+
+@pytest.mark.parametrize(("name", "proxy"), [("ALL_PROXY", "socks5://host:1"), ("all_proxy", "socks://host:1")])
+def test_a_proxy_that_cannot_be_used_is_refused_at_once(monkeypatch: pytest.MonkeyPatch, name: str, proxy: str) -> None:
+    monkeypatch.setenv(name, proxy)
+    with pytest.raises(ValueError, match="a proxy that the environment names cannot be used: "):
+        Client()
 
 
 def test_top_names_the_likeliest_first_and_no_more_than_were_asked_for(service: FakeService, ask: Ask) -> None:
@@ -83,8 +90,14 @@ def test_what_a_newer_service_adds_is_passed_over_and_its_doubt_passed_on(servic
 
 
 def test_an_api_key_travels_with_each_request(service: FakeService, ask: Ask) -> None:
-    ask.one(service.url, png(1), api_key="secret")
+    ask.one(service.url, png(1), api_key="secret\n")  # as files have it
     assert service.asked[0].headers["x-api-key"] == "secret"
+
+
+@pytest.mark.parametrize("key", ["sec\nret", "secrét"])
+def test_a_key_that_no_header_can_hold_is_refused_without_being_told(key: str) -> None:
+    with pytest.raises(ValueError, match=r"^the API key holds other characters than the printable ones of ASCII$"):
+        Client(api_key=key)
 
 
 def test_a_service_behind_a_path_is_found_and_httpx_transport_is_the_callers(service: FakeService) -> None:

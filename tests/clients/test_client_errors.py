@@ -7,6 +7,7 @@ import trustme
 
 from clients import CifarError, Client, ImageError, errors
 from clients.errors import StatusError
+from clients.limiter import BATCH_SIZE
 from clients.protocol import pause_s
 from tests.clients.conftest import Ask
 from tests.clients.fake_service import Drop, FakeService, Reply, Silence, png, problem
@@ -40,8 +41,9 @@ def test_every_status_has_its_exception(
     assert str(error) == f"the reason (HTTP {status} {code}, request r-1)"
 
 
-def test_a_proxys_page_is_an_error_of_its_status(service: FakeService, ask: Ask) -> None:
-    service.script.append(Reply(502, b"<html>", "text/html", {"X-Request-ID": "edge-7"}))
+@pytest.mark.parametrize("body", [b"<html>", b"[" * 100_000], ids=["page", "nested"])
+def test_a_proxys_page_is_an_error_of_its_status(service: FakeService, ask: Ask, body: bytes) -> None:
+    service.script.append(Reply(502, body, "text/html", {"X-Request-ID": "edge-7"}))
     with pytest.raises(errors.ServerError) as caught:
         ask.one(service.url, png(1), retries=0)
     assert (caught.value.status, caught.value.code, caught.value.request_id) == (502, "http_502", "edge-7")
@@ -107,10 +109,19 @@ def test_the_deadline_ends_all_attempts_together(service: FakeService, ask: Ask,
     assert 0.5 <= time.monotonic() - started < 5
 
 
-def test_pauses_grow_to_eight_seconds_with_jitter() -> None:
-    lost = errors.ServiceUnreachable("lost")
-    for attempt, longest in enumerate([0.5, 1, 2, 4, 8, 8, 8]):
-        pauses = [pause_s(lost, attempt, retries=10, left_s=100) for _ in range(100)]
+def test_the_deadline_holds_for_the_halves_of_a_request_too(service: FakeService) -> None:
+    service.script.extend([problem(429, "queue_full", Retry_After="1")] * 2)
+    with Client(service.url, deadline_s=1.8) as client, pytest.raises(errors.TooManyRequests):
+        list(client.predict_many([png(1)] * BATCH_SIZE, concurrency=1))
+    assert [len(asked.images) for asked in service.asked] == [BATCH_SIZE, BATCH_SIZE // 2]
+
+
+@pytest.mark.parametrize(
+    "error", [errors.ServiceUnreachable("lost"), errors.TooManyRequests(429, "queue_full", "busy", None, 0.0)]
+)
+def test_pauses_grow_to_eight_seconds_with_jitter(error: CifarError) -> None:
+    for attempt, longest in [*enumerate([0.5, 1, 2, 4, 8, 8, 8]), (5000, 8)]:
+        pauses = [pause_s(error, attempt, retries=9999, left_s=100) for _ in range(100)]
         assert 0.75 * longest <= min(pauses) < max(pauses) <= longest
 
 
@@ -156,6 +167,13 @@ MODEL = b'{"name":"n","version":"v"}'
         (PREDICTION % (b"0.5", b"3", MODEL), "'int' object is not iterable"),
         (PREDICTION % (b"0.5", b"[3]", MODEL), "'int' object is not subscriptable"),
         (PREDICTION % (b"0.5", b"[]", b"{}"), "KeyError: 'name'"),
+        (PREDICTION % (b"0.5", b"[]", b'{"name":1,"version":"v"}'), "name is int, not str"),
+        (PREDICTION % (b"1" + b"0" * 400, b"[]", MODEL), "OverflowError"),
+        (PREDICTION.replace(b'"cat"', b"null") % (b"0.5", b"[]", MODEL), "label is NoneType, not str"),
+        (PREDICTION.replace(b"3", b'"3"') % (b"0.5", b"[]", MODEL), "class_id is str, not int"),
+        (PREDICTION % (b"0.5", b'[{"label":[]}]', MODEL), "label is list, not str"),
+        (PREDICTION % (b"0.5", b'[],"uncertain":"no"', MODEL), "uncertain is str, not bool"),
+        (b"[" * 100_000, "RecursionError"),
     ],
 )
 def test_an_answer_of_another_shape_is_refused_saying_why(
@@ -168,7 +186,12 @@ def test_an_answer_of_another_shape_is_refused_saying_why(
 
 @pytest.mark.parametrize(
     ("predictions", "message"),
-    [(b"[]", "0 predictions to 2 images"), (b"[1,2]", "'int' is not iterable"), (b'[{"error":3},2]', "TypeError")],
+    [
+        (b"[]", "0 predictions to 2 images"),
+        (b"[1,2]", "'int' is not iterable"),
+        (b'[{"error":3},2]', "TypeError"),
+        (b'[{"error":{"code":"c","detail":null}},2]', "detail is NoneType, not str"),
+    ],
 )
 def test_a_list_of_another_shape_is_refused_too(
     service: FakeService, ask: Ask, predictions: bytes, message: str
@@ -187,6 +210,13 @@ def test_a_failing_service_ends_predict_many(service: FakeService, ask: Ask, imp
 def test_a_busy_service_does_not_end_predict_many(service: FakeService, ask: Ask, impatient: None) -> None:
     service.script.extend([problem(429, "queue_full", Retry_After="0")] * 20)
     assert len(ask.many(service.url, [png(1)] * 1000)) == 1000
+
+
+def test_a_service_that_stays_busy_is_asked_ever_more_rarely(service: FakeService, ask: Ask, impatient: None) -> None:
+    service.script.extend([problem(429, "queue_full")] * 5)
+    started = time.monotonic()
+    assert len(ask.many(service.url, [png(1)])) == 1
+    assert time.monotonic() - started >= 0.75 * 0.01 * (1 + 2 + 4 + 8 + 16)
 
 
 def test_an_unreadable_file_raises_when_it_stands_alone(service: FakeService, ask: Ask) -> None:

@@ -84,3 +84,12 @@ def test_a_failing_download_says_what_to_do(cifar10: FakeService, capsys: pytest
     assert "404" in err
     assert err.count("\n") == 1
     assert err.endswith("put cifar-10-binary.tar.gz into data/ yourself, or give --data a folder of images\n")
+
+
+def test_a_proxy_that_cannot_be_used_is_a_failing_download(
+    cifar10: FakeService, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for proxy in ("socks5://host:1", "socks://host:1", "http://127.0.0.256:1"):
+        monkeypatch.setenv("ALL_PROXY", proxy)
+        assert main(["--data", "cifar10"]) == 1
+        assert capsys.readouterr().err.startswith("cifar-evaluate: CIFAR-10 cannot be downloaded (")
