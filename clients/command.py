@@ -5,9 +5,10 @@ import io
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from clients.client import DEFAULT_URL, Client
 from clients.errors import CifarError, NotFound, ServiceUnreachable, Unauthorized
@@ -38,25 +39,27 @@ class Parser(argparse.ArgumentParser):
         return service
 
 
-def address(text: str) -> str:
-    """An argument that is the address of a service."""
-    try:
-        return service_url(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
+def reader(kind: Callable[[str], Any], fits: Callable[[Any], bool], wanted: str) -> Callable[[str], Any]:
+    """Reads an argument of that `kind` that `fits`; of any other it says what is `wanted`."""
+
+    def read(text: str) -> Any:
+        with suppress(ValueError):
+            if fits(value := kind(text)):
+                return value
+        raise argparse.ArgumentTypeError(f"{wanted} is needed, not {text!r}")
+
+    return read
 
 
-def positive(text: str) -> int:
-    """An argument that is a whole number of 1 or more."""
-    number = int(text) if text.isdecimal() else 0
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"a whole number of 1 or more is needed, not {text!r}")
-    return number
+address = reader(service_url, bool, "an address such as http://127.0.0.1:8000")
 
 
 def connect(url: str) -> Client:
-    """A client with the key of the environment."""
-    return Client(url, api_key=os.environ.get("CIFAR_API_KEY"))
+    """A client with the key of the environment. Raises CommandError."""
+    try:
+        return Client(url, api_key=os.environ.get("CIFAR_API_KEY"))
+    except ValueError as error:
+        raise CommandError(str(error)) from None
 
 
 def run(parser: Parser, argv: Sequence[str] | None, command: Callable[[argparse.Namespace], int]) -> int:
@@ -65,16 +68,15 @@ def run(parser: Parser, argv: Sequence[str] | None, command: Callable[[argparse.
         import argcomplete
 
         argcomplete.autocomplete(parser)
-    arguments = parser.parse_args(argv)
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may hold what the terminal cannot show
     code = 1
     try:
-        code = command(arguments)
-        sys.stdout.flush()
-        return code
+        try:
+            return command(parser.parse_args(argv))
+        finally:  # --help has printed too
+            _flush()
     except BrokenPipeError:  # whoever reads our output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except KeyboardInterrupt:
         code, sentence = 130, "interrupted"
@@ -89,6 +91,15 @@ def run(parser: Parser, argv: Sequence[str] | None, command: Callable[[argparse.
         sentence = f"{error.filename}: {reason}" if error.filename else reason  # a full disk has no name
     print(f"{parser.prog}: {plain(sentence)}", file=sys.stderr, flush=True)
     return code
+
+
+def _flush() -> None:
+    """Raises OSError where stdout takes no more; Python, which tries again at its end, does not."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise
 
 
 def plain(text: str) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clients import datasets, report, scores
-from clients.command import CommandError, Parser, address, connect, plain, run, write
+from clients.command import CommandError, Parser, address, connect, plain, reader, run, write
 from clients.datasets import Dataset
 
 if TYPE_CHECKING:
@@ -31,29 +31,15 @@ def _parser() -> Parser:
     images = parser.add_argument_group("images")
     images.add_argument("--data", required=True, metavar="DIR|cifar10", help=folder)
     images.add_argument("--files", type=Path, metavar="LIST", help="score only these paths in DIR, one a line")
+    file = reader(Path, lambda path: not path.is_dir(), "a file that is no folder")
+    fraction = reader(float, lambda number: 0 <= number <= 1, "a fraction from 0 to 1")
     results = parser.add_argument_group("results")
-    results.add_argument("--json", type=_file, metavar="FILE", help="write everything there, each prediction too")
-    results.add_argument("--confusion", type=_file, metavar="PNG", help="draw the confusion matrix there")
-    results.add_argument("--min-accuracy", type=_fraction, metavar="FRACTION", help="exit with 1 below it, 0..1")
+    results.add_argument("--json", type=file, metavar="FILE", help="write everything there, each prediction too")
+    results.add_argument("--confusion", type=file, metavar="PNG", help="draw the confusion matrix there")
+    results.add_argument("--min-accuracy", type=fraction, metavar="FRACTION", help="exit with 1 below it, 0..1")
     rival = "another service: is one of the two better by more than chance?"
     parser.add_service().add_argument("--against", type=address, metavar="URL", help=rival)
     return parser
-
-
-def _file(text: str) -> Path:
-    if Path(text).is_dir():
-        raise argparse.ArgumentTypeError(f"a file is needed, and {text} is a folder")
-    return Path(text)
-
-
-def _fraction(text: str) -> float:
-    try:
-        fraction = float(text)
-    except ValueError:
-        fraction = -1.0
-    if not 0 <= fraction <= 1:
-        raise argparse.ArgumentTypeError(f"a fraction from 0 to 1 is needed, not {text!r}")
-    return fraction
 
 
 def _evaluate(arguments: argparse.Namespace) -> int:

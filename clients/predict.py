@@ -14,7 +14,7 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 
-from clients.command import CommandError, Parser, connect, plain, positive, run
+from clients.command import CommandError, Parser, connect, plain, reader, run
 from clients.errors import ImageError
 from clients.images import SUFFIXES, ImageInput
 from clients.results import Prediction
@@ -32,6 +32,7 @@ def _parser() -> Parser:
     images = "a file, a folder with all that is in it, a quoted glob such as 'photos/**/*.jpg', or - for stdin"
     parser.add_argument("images", nargs="+", metavar="IMAGE", help=images)
     answers, classes = parser.add_argument_group("answers"), "classes for each image (default: %(default)s)"
+    positive = reader(int, lambda number: number >= 1, "a whole number of 1 or more")
     answers.add_argument("--top-k", type=positive, default=3, metavar="K", help=classes)
     answers.add_argument("--json", action="store_true", help="a line of JSON for each, as where stdout is no terminal")
     parser.add_service()
@@ -65,14 +66,23 @@ def _predict(arguments: argparse.Namespace) -> int:
 def _expand(arguments: Sequence[str]) -> Iterator[str]:
     """The images that are meant, those of a folder sorted. What is not there is passed on, to be told in its place."""
     for argument in arguments:
-        if os.path.isdir(argument):
-            for folder, folders, files in os.walk(argument):
-                folders.sort()
-                yield from (os.path.join(folder, name) for name in sorted(files) if name.lower().endswith(SUFFIXES))
-        elif os.path.exists(argument):
-            yield argument
-        else:
-            yield from sorted(glob.glob(argument, recursive=True)) or [argument]
+        there = os.path.exists(argument)
+        for name in [argument] if there else sorted(glob.glob(argument, recursive=True)) or [argument]:
+            if not os.path.isdir(name):
+                yield name
+            elif there or "**" not in argument:  # which has gone into the folders itself
+                yield from _walk(name)
+
+
+def _walk(root: str) -> Iterator[str]:
+    """A folder's images, hidden ones left out; last the folders that cannot be read: to read them will say why."""
+    unreadable: list[OSError] = []
+    for folder, folders, files in os.walk(root, onerror=unreadable.append):
+        folders[:] = sorted(name for name in folders if name[0] != ".")
+        images = (name for name in sorted(files) if name[0] != "." and name.lower().endswith(SUFFIXES))
+        paths = (os.path.join(folder, name) for name in images)
+        yield from (path for path in paths if os.path.isfile(path) or not os.path.exists(path))  # a pipe would block
+    yield from (error.filename for error in unreadable)
 
 
 def _show_json(name: str, answer: Prediction | ImageError) -> None:

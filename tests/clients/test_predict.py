@@ -78,6 +78,41 @@ def test_folders_are_searched_and_globs_expanded(pictures: FakeService, capsys: 
     ]
 
 
+def test_folders_that_a_glob_finds_are_searched_once(pictures: FakeService, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("all/deep").mkdir(parents=True)
+    Path("all/deep/c.png").write_bytes(png(1))
+    for glob in ("al*", "all/*", "all/**"):
+        assert main([glob]) == 0
+        assert told(capsys) == [("all/deep/c.png", "square")]
+
+
+def test_what_is_hidden_in_a_folder_is_passed_over_and_a_pipe_not_waited_for(
+    pictures: FakeService, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path(".all/.trash").mkdir(parents=True)
+    for name in (".all/a.png", ".all/._a.png", ".all/.trash/b.png"):
+        Path(name).write_bytes(png(1))
+    os.mkfifo(".all/pipe.png")
+    Path(".all/gone.png").symlink_to("nowhere.png")
+    assert main([".all"]) == 1
+    assert told(capsys) == [(".all/a.png", "square"), (".all/gone.png", "unreadable")]
+
+
+def test_a_folder_that_cannot_be_read_is_told(pictures: FakeService, capsys: pytest.CaptureFixture[str]) -> None:
+    """Root reads every folder, but none whose path is longer than 4096 bytes."""
+    folder = os.open(".", os.O_RDONLY)
+    for _ in range(20):
+        os.mkdir("d" * 250, dir_fd=folder)
+        deeper = os.open("d" * 250, os.O_RDONLY, dir_fd=folder)
+        os.close(folder)
+        folder = deeper
+    os.close(folder)
+    assert main(["."]) == 1
+    circle, square, text, unreadable = printed(capsys)
+    assert (circle["label"], square["label"], text["error"]["code"]) == ("circle", "square", "not_an_image")
+    assert unreadable["error"]["detail"].endswith("d cannot be read: file name too long")
+
+
 def test_a_folder_without_images_is_a_failure(pictures: FakeService, capsys: pytest.CaptureFixture[str]) -> None:
     Path("empty").mkdir()
     assert main(["empty"]) == 1
@@ -170,6 +205,15 @@ def test_the_key_comes_from_the_environment(pictures: FakeService, monkeypatch: 
     assert pictures.asked[0].headers["x-api-key"] == "secret"
 
 
+@pytest.mark.parametrize(("name", "value"), [("CIFAR_API_KEY", "sec\nret"), ("ALL_PROXY", "socks5://host:1")])
+def test_an_environment_that_cannot_be_used_is_one_sentence(
+    pictures: FakeService, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert main(["circle.png"]) == 1
+    assert re.fullmatch("cifar-predict: (the API key|a proxy that the environment names) .*\n", capsys.readouterr().err)
+
+
 def test_a_wrong_key_says_where_the_right_one_goes(pictures: FakeService, capsys: pytest.CaptureFixture[str]) -> None:
     pictures.script.append(problem(401, "unauthorized", "the API key is wrong"))
     assert main(["circle.png"]) == 1
@@ -202,7 +246,11 @@ def test_another_service_says_how_to_name_the_right_one(
     [
         ([], "the following arguments are required: IMAGE"),
         (["a.png", "--top-k", "0"], "argument --top-k: a whole number of 1 or more is needed, not '0'"),
-        (["a.png", "--url", "localhost"], "argument --url: the service's address looks like"),
+        (["a.png", "--url", "localhost"], "argument --url: an address such as http://127.0.0.1:8000 is needed, not '"),
+        (
+            ["a.png", "--url", "http://127.0.0.256:8000"],
+            "argument --url: an address such as http://127.0.0.1:8000 is needed, not '",
+        ),
     ],
 )
 def test_bad_use_ends_with_2(arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -219,6 +267,22 @@ def test_a_reader_that_has_seen_enough_causes_no_traceback(pictures: FakeService
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["label"] == "circle"
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("argument", ["circle.png", "--help"])
+def test_a_full_disk_is_one_sentence_and_a_closed_pipe_none(
+    pictures: FakeService, monkeypatch: pytest.MonkeyPatch, argument: str
+) -> None:
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)  # with which nothing is left to be written at the end
+    command = [sys.executable, "-m", "clients.predict", argument]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (1, "cifar-predict: no space left on device\n")
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "")
 
 
 def test_ctrl_c_ends_it_at_once_though_the_service_is_silent(pictures: FakeService) -> None:
