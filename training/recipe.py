@@ -130,13 +130,11 @@ FAST = Recipe(
 STRONG = replace(
     FAST,
     name="strong",
-    summary="a narrower network, trained for long",
-    architecture="airbench-slim",
-    epochs=100,
+    summary="the same network, trained for long",
+    epochs=60,
     learning_rate=0.3,
     translate=4,
-    cutmix=0.5,
-    flip_average=False,
+    cutout=8,
 )
 
 RESNET18 = Recipe(
