@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import httpx
 
 _PASSING_STATUSES = {408, 429, 500, 502, 503, 504}
-_FIRST_PAUSE_S = 0.5
+_FIRST_PAUSE_S, _SHORTEST_PAUSE_S = 0.5, 0.1
 
 
 def service_url(url: str) -> str:
@@ -73,13 +73,15 @@ def pause_s(error: CifarError, attempt: int, retries: int, left_s: float) -> flo
     """Seconds to wait after failure number `attempt`, from 0, before asking again. Raises `error` to give up.
 
     0.5 s, then twice that each time up to 8 s, less up to a quarter at random so that callers do not come back
-    all at once; or where that is longer what the service itself asked for, and up to a quarter more. Asking again is
-    safe: a prediction changes nothing.
+    all at once; or what the service itself asked for, 0.1 s at least, and up to a quarter more. Asking again is safe: a
+    prediction changes nothing.
     """
     status = error.status if isinstance(error, StatusError) else None
-    told_s = error.retry_after_s or 0.0 if isinstance(error, StatusError) else 0.0
-    own_s = _FIRST_PAUSE_S * 2.0 ** min(attempt, 4)
-    pause = max(told_s * random.uniform(1, 1.25), own_s * random.uniform(0.75, 1))
+    told_s = error.retry_after_s if isinstance(error, StatusError) else None
+    if told_s is None:
+        pause = _FIRST_PAUSE_S * 2.0 ** min(attempt, 4) * random.uniform(0.75, 1)
+    else:
+        pause = max(told_s, _SHORTEST_PAUSE_S) * random.uniform(1, 1.25)
     if attempt >= retries or pause > left_s or (status and status not in _PASSING_STATUSES):
         raise error
     return pause

@@ -124,9 +124,10 @@ class Reader:
                 printed = self._run(block)
 
     def _begin(self) -> None:
-        """A reader has no checkpoint yet."""
+        """A reader has no checkpoint yet, and no service that had one."""
         for path in self._folder.glob("cifar_net.*"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
+            self.stop()
 
     def _serve(self, command: str) -> None:
         """The service that runs already, or where none does, one that is started so."""
@@ -162,6 +163,7 @@ class Reader:
         if self._service:
             self._service.terminate()
             self._service.wait(timeout=40)
+            self._service = None
 
 
 def words_and_numbers(language: str, printed: str) -> tuple[str, list[float]]:

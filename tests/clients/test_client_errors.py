@@ -117,7 +117,7 @@ def test_the_deadline_holds_for_the_halves_of_a_request_too(service: FakeService
 
 
 @pytest.mark.parametrize(
-    "error", [errors.ServiceUnreachable("lost"), errors.TooManyRequests(429, "queue_full", "busy", None, 0.0)]
+    "error", [errors.ServiceUnreachable("lost"), errors.TooManyRequests(429, "queue_full", "busy", None, None)]
 )
 def test_pauses_grow_to_eight_seconds_with_jitter(error: CifarError) -> None:
     for attempt, longest in [*enumerate([0.5, 1, 2, 4, 8, 8, 8]), (5000, 8)]:
@@ -129,6 +129,11 @@ def test_what_the_service_asks_for_is_never_undercut() -> None:
     busy = errors.TooManyRequests(429, "queue_full", "busy", None, 2.0)
     pauses = [pause_s(busy, 0, retries=1, left_s=100) for _ in range(100)]
     assert 2 <= min(pauses) < max(pauses) <= 2.5
+
+
+def test_a_service_that_asks_for_no_pause_is_given_one() -> None:
+    busy = errors.TooManyRequests(429, "queue_full", "busy", None, 0.0)
+    assert min(pause_s(busy, attempt, retries=9999, left_s=100) for attempt in range(100)) >= 0.1
 
 
 def test_no_answer_in_time_is_a_timeout(service: FakeService, ask: Ask) -> None:

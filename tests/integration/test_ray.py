@@ -135,11 +135,10 @@ def test_a_start_that_fails_takes_nobody_elses_service_down(
     cluster: Cluster, on_two_nodes: RunningService, tmp_path: Path
 ) -> None:
     (tmp_path / "damaged.pth").write_bytes(b"damaged")
-    before = replicas_on(cluster.head_node)
     port = str(free_port())
     result = run_command("cifar-serve", "--engine", "ray", "--port", port, "--checkpoint", "damaged.pth", cwd=tmp_path)
     assert (result.returncode, "is damaged" in result.stderr) == (1, True)
-    assert replicas_on(cluster.head_node) == before
+    assert {"Classifier", "Ingress"} <= set(replicas_on(cluster.head_node))
     assert httpx.post(f"{on_two_nodes.url}/predict", content=PICTURE).is_success
 
 
