@@ -26,6 +26,7 @@ from models.machine import cores
 from server import logs
 from server.asgi import build_app
 from server.engine import WorkerEngine
+from server.init import NO_PROCESS
 from server.metrics import SEEN, WORKER_RESTARTS, counting, until_ended
 from server.settings import Settings
 from server.worker import ClassifierAPI, socket_path
@@ -35,7 +36,6 @@ uvicorn.server.HANDLED_SIGNALS = (signal.SIGTERM,)  # type: ignore[assignment]  
 
 _UVICORN_CANCELS_S = 5  # what is still under way after its own timeout
 _FAILED_START_S = 1  # until a worker that could not start is tried again
-_NO_PROCESS = (OSError, EOFError)  # out of processes, memory or files; and what is forked from ended as it forked
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ class ClassifierServer(litserve.LitServer):
         """LitServe calls it once. Raises StartError."""
         try:
             return [self._start_worker(worker_id) for worker_id in range(self._engine.slots - 1)]
-        except _NO_PROCESS as error:
+        except NO_PROCESS as error:
             log.error("no worker can be started: %s", error)
             raise StartError from None
 
@@ -132,16 +132,15 @@ class ClassifierServer(litserve.LitServer):
         while True:
             worker = self.inference_workers[worker_id]
             wait([worker.sentinel])
-            if self._drained.is_set() or (
-                self._stopping.is_set() and worker.exitcode == 0
-            ):  # 0: it was told to as well
+            told_to = self._stopping.is_set() and worker.exitcode == 0
+            if told_to or self._drained.is_set():
                 return
             log.warning("worker %d ended: starting another", worker_id)
             try:
                 if self.workers_setup_status[f"predict_{worker_id}"] != WorkerSetupStatus.READY:
                     self._drained.wait(_FAILED_START_S)
                 self.inference_workers[worker_id] = self._start_worker(worker_id)
-            except _NO_PROCESS as error:  # perhaps not for long
+            except NO_PROCESS as error:  # perhaps not for long
                 log.error("no worker can be started: %s", error)
                 continue
             WORKER_RESTARTS.inc()

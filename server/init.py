@@ -10,6 +10,8 @@ import threading
 from multiprocessing import resource_tracker
 from multiprocessing.context import BaseContext
 
+NO_PROCESS = (OSError, EOFError)  # out of processes, memory or files; and what is forked from ended as it forked
+
 _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15  # of <sys/prctl.h>
 
 
@@ -37,8 +39,8 @@ def run_as_child_of_init() -> None:
 def fork_server(*modules: str) -> BaseContext:
     """A context whose processes are forked from one that begins now to import `modules`: they have torch at once.
 
-    A process of it calls `begin_worker` first. On macOS, where what has threads cannot be forked in safety, each
-    imports for itself.
+    A process of it calls `begin_worker` first; starting one raises NO_PROCESS. On macOS, where what has threads cannot
+    be forked in safety, each imports for itself.
     """
     if sys.platform != "linux":
         return multiprocessing.get_context("spawn")

@@ -203,11 +203,8 @@ def _output(text: str) -> Path:
     others = {".json": "the model card", ".resume": "the state of a stopped run", ".run": "the report"}
     if other := others.get(path.suffix):
         raise argparse.ArgumentTypeError(f"{path} is where {other} would go; name it {path.with_suffix('.pth')}")
-    if path.suffix not in (
-        "",
-        ".pth",
-        ".pt",
-    ):  # the names of card and report replace it: net-0.1 and net-0.3 share them
+    # The names of card and report replace it: net-0.1 and net-0.3 would share them.
+    if path.suffix not in ("", ".pth", ".pt"):
         raise argparse.ArgumentTypeError(f"{path} does not end in .pth; name it {path}.pth")
     return path
 

@@ -51,10 +51,7 @@ def run(recipe: Recipe, options: Options) -> None:
 
     images, validation = hold_back(data, recipe.validation)
     if recipe.validation and not len(validation):
-        say(
-            f"--validation {recipe.validation:g} keeps no image of classes this small: there will be no temperature "
-            "and no threshold for uncertain answers. Raise it, or add images"
-        )
+        tell_of_no_validation(recipe)
     examples = Examples(data.pixels, data.labels, images, validation)
     classifier = make_classifier(recipe, data, images, options.seed, start).to(device)
     say(f"Training {recipe.architecture} by recipe {recipe.name} on {device}, seed {options.seed}")
@@ -84,6 +81,13 @@ def open_report(options: Options) -> "Report | None":
     from training.report import Report  # seconds of imports; what is not installed is missed before the training
 
     return Report(report_folder(options.output))
+
+
+def tell_of_no_validation(recipe: Recipe) -> None:
+    say(
+        f"--validation {recipe.validation:g} keeps no image of classes this small: there will be no temperature "
+        "and no threshold for uncertain answers. Raise it, or add images"
+    )
 
 
 def train_and_tell(

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from models.checkpoint import CheckpointError, make
 from models.machine import cores
-from server.init import begin_worker, fork_server
+from server.init import NO_PROCESS, begin_worker, fork_server
 from server.score.images import Chunk, Part, ScoreError
 from server.settings import Settings, nvidia_gpus
 
@@ -85,7 +85,7 @@ def _start(processes: Any, stack: ExitStack, *arguments: Any) -> Connection:
     process = processes.Process(target=_serve, args=[theirs], daemon=True)
     try:
         process.start()
-    except (OSError, EOFError) as error:  # out of processes, memory or files
+    except NO_PROCESS as error:
         raise ScoreError(f"no process to score in can be started: {error}") from None
     theirs.close()
     stack.callback(process.join)

@@ -56,9 +56,7 @@ def test_what_workers_are_forked_from_may_be_killed_too(start: StartService, che
     assert (set(load.statuses), load.errors) == ({200}, [])
     assert worker_of(service) != worker, "there is one, and it is another"
     with Load(service.url, picture, connections=16).running() as load:
-        signal_all(
-            processes(service), signal.SIGTERM
-        )  # which what workers are forked from now heeds no more than before
+        signal_all(processes(service), signal.SIGTERM)  # what forks workers now heeds it no more than before
         assert service.process.wait(timeout=20) == 0
     assert (set(load.statuses), load.errors) == ({200}, [])
 
