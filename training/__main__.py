@@ -136,8 +136,12 @@ def _signals_as_exceptions() -> Iterator[None]:
 
 
 def _say(status: int, sentence: str) -> int:
-    if _speaks(status):
-        print(f"cifar-train: {sentence}", file=sys.stderr)
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # which torchrun sends to all as soon as it misses one
+    try:
+        if _speaks(status):
+            print(f"cifar-train: {sentence}", file=sys.stderr)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return status
 
 

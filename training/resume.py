@@ -96,6 +96,9 @@ def signals_put_off() -> Iterator[Callable[[], bool]]:
         signal.signal(number, put_off)
     try:
         yield told_to_stop
+    except (RuntimeError, TrainingError):  # to be told: torchrun stops the others when one is lost, as they find out
+        waiting.clear()
+        raise
     finally:
         restore()
         if waiting:

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
@@ -19,6 +20,7 @@ from models.card import ModelCard
 from models.classifier import Classifier
 from tests.pictures import draw_shape
 from training.__main__ import main
+from training.errors import TrainingError
 from training.execution import Execution
 from training.history import Epoch
 from training.loop import Examples, Run
@@ -111,19 +113,44 @@ def test_a_disk_that_is_full_ends_the_run_and_leaves_what_was_saved_before(capsy
     assert [name for name in os.listdir() if name.startswith(".SIGTERM")] == []
 
 
-def test_a_second_signal_does_not_wait() -> None:
-    def end(number: int, frame: FrameType | None) -> None:
+@pytest.fixture
+def sigterm_interrupts() -> Iterator[None]:
+    def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        with suppress(KeyboardInterrupt), signals_put_off() as told_to_stop:
+    before = signal.signal(signal.SIGTERM, interrupt)
+    yield
+    assert signal.signal(signal.SIGTERM, before) is interrupt, "handlers are put back"
+
+
+@pytest.mark.usefixtures("sigterm_interrupts")
+def test_a_second_signal_does_not_wait() -> None:
+    with suppress(KeyboardInterrupt), signals_put_off() as told_to_stop:
+        signal.raise_signal(signal.SIGTERM)
+        assert told_to_stop()
+        with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGTERM)
-            assert told_to_stop()
-            with pytest.raises(KeyboardInterrupt):
-                signal.raise_signal(signal.SIGTERM)
-    finally:
-        signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.usefixtures("sigterm_interrupts")
+def test_an_error_is_told_although_a_signal_waits() -> None:
+    """Where a process is lost, the others find out at the time at which torchrun stops them."""
+    with pytest.raises(TrainingError, match="another process was lost"), signals_put_off():
+        signal.raise_signal(signal.SIGTERM)
+        raise TrainingError("another process was lost")
+
+
+@pytest.mark.usefixtures("sigterm_interrupts")
+def test_a_signal_while_an_error_is_told_does_not_cut_it_short(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def speaks(status: int) -> bool:
+        signal.raise_signal(signal.SIGTERM)
+        return True
+
+    monkeypatch.setattr("training.__main__._speaks", speaks)
+    assert main(["--data", "nowhere"]) == 1
+    assert "nowhere" in capsys.readouterr().err
 
 
 def test_what_a_network_draws_itself_goes_on_too() -> None:
