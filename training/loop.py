@@ -39,6 +39,7 @@ class Examples(NamedTuple):
     labels: torch.Tensor
     images: torch.Tensor  # int64 [n]
     validation: torch.Tensor = torch.empty(0, dtype=torch.int64)
+    teacher: Classifier | None = None  # whose answers are learnt instead of the labels; on the training's device
 
 
 def train(
@@ -97,6 +98,8 @@ class Run:
         self._running_loss = 0.0  # since the last report
         self._classifier, self._recipe, self._execution = classifier, recipe, execution
         self._examples = examples._replace(pixels=_near(examples.pixels, classifier.mean.device))
+        if examples.teacher and execution.channels_last:
+            examples.teacher.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         # On the CPU, so that every device sees the same images in one order.
         self._draws = torch.Generator().manual_seed(seed)
         self._augment = Augmentation(recipe, len(examples.labels), self._draws)
@@ -166,7 +169,10 @@ class Run:
             targets = torch.lerp(own, other, parts[:, None])
         else:
             pixels = self._pixels(images[share.positions])
-        inputs = self._classifier.normalise(self._augment(pixels, images, self.epoch, share.positions))
+        pixels = self._augment(pixels, images, self.epoch, share.positions)
+        if self._examples.teacher:
+            targets = answers(self._examples.teacher, pixels)
+        inputs = self._classifier.normalise(pixels)
         batches = zip(torch.split(inputs, share.sizes), torch.split(targets, share.sizes), share.weights, strict=True)
         try:
             return self._update(batches)
@@ -184,7 +190,7 @@ class Run:
 
     def _validate(self) -> float | None:
         """The accuracy on the validation images, where there are any."""
-        _, labels, _, validation = self._examples
+        labels, validation = self._examples.labels, self._examples.validation
         if not len(validation):
             return None
         self._classifier.eval()
@@ -202,6 +208,16 @@ class Run:
                 self._running_loss = 0.0
         if last and self._batches < every:
             on_loss(self.epoch, self._batches, self._running_loss / self._batches)
+
+
+@torch.no_grad()
+def answers(teacher: Classifier, pixels: torch.Tensor) -> torch.Tensor:
+    """uint8 [n, H, W, 3] → how much each image is of each class, float32 [n, C]: what the teacher makes of the very
+    images that are learnt, before its temperature, which would take away what it finds alike.
+
+    Beyer et al., Knowledge distillation: A good teacher is patient and consistent, CVPR 2022.
+    """
+    return teacher.logits(pixels).softmax(dim=1)
 
 
 def _near(pixels: torch.Tensor, device: torch.device) -> torch.Tensor:

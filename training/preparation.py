@@ -1,6 +1,8 @@
 """What comes before a training: what would make it fail is found now, and the network gets its first weights."""
 
 import tempfile
+import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -88,18 +90,43 @@ def check_network(recipe: Recipe) -> None:
 
 def weights_to_start_from(recipe: Recipe) -> Classifier | None:
     """Raises TrainingError where they cannot be had, or are another network's."""
-    if not recipe.weights:
-        return None
-    try:
-        other = load(find(Path(recipe.weights)))
-    except CheckpointError as error:
-        raise TrainingError(f"--weights: {error}") from None
-    if other.card.architecture != recipe.architecture:
+    other = _checkpoint("weights", recipe.weights)
+    if other and other.card.architecture != recipe.architecture:
         raise TrainingError(
             f"--weights: {recipe.weights} is of the architecture {other.card.architecture}, and this recipe trains "
             f"{recipe.architecture}: add --architecture {other.card.architecture}, or choose other weights"
         )
     return other
+
+
+def teacher_to_learn_from(recipe: Recipe) -> Classifier | None:
+    """On the CPU. Raises TrainingError where it cannot be had, or takes other images."""
+    teacher = _checkpoint("teacher", recipe.teacher)
+    if teacher and teacher.card.input_size != recipe.image_size:
+        size = teacher.card.input_size
+        raise TrainingError(
+            f"--teacher: {recipe.teacher} takes images of {size} pixels a side, and this recipe trains with "
+            f"{recipe.image_size}: add --image-size {size}, or choose another teacher"
+        )
+    return teacher
+
+
+def refuse_other_classes(teacher: Classifier, classes: Sequence[str]) -> None:
+    """Raises TrainingError where the `teacher` answers with others than these, or in another order."""
+    theirs = teacher.card.classes
+    if list(theirs) != list(classes):
+        known, wanted = (textwrap.shorten(", ".join(names), 60, placeholder=" …") for names in (theirs, classes))
+        raise TrainingError(
+            f"--teacher: its {len(theirs)} classes ({known}) are not the {len(classes)} of the data ({wanted}): "
+            "train a teacher on the same data"
+        )
+
+
+def _checkpoint(option: str, name: str) -> Classifier | None:
+    try:
+        return load(find(Path(name))) if name else None
+    except CheckpointError as error:
+        raise TrainingError(f"--{option}: {error}") from None
 
 
 def make_classifier(

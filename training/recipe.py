@@ -20,6 +20,9 @@ class Recipe:
     weights: str = Field(
         default="", description="the checkpoint to start from, a path or a shipped one's name; for other classes too"
     )
+    teacher: str = Field(
+        default="", description="the checkpoint whose answers are learnt, not labels; a path or a shipped one's name"
+    )
     image_size: int = Field(default=32, ge=1, le=4096, description="pixels a side of what the network sees")
     epochs: int = Field(ge=1, description="passes over the training images")
     batch_size: int = Field(ge=1, description="images an update")

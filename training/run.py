@@ -25,6 +25,8 @@ from training.preparation import (
     choose_device,
     in_precision_of,
     make_classifier,
+    refuse_other_classes,
+    teacher_to_learn_from,
     weights_to_start_from,
 )
 from training.recipe import Recipe
@@ -42,7 +44,7 @@ def run(recipe: Recipe, options: Options) -> None:
     report = open_report(options)
     recipe = in_precision_of(device, recipe)
     check_network(recipe)
-    start = weights_to_start_from(recipe)
+    start, teacher = weights_to_start_from(recipe), teacher_to_learn_from(recipe)
     with distributed.one_of_a_host_first():
         data = load(options.data, recipe.image_size)
     say(f"{len(data.train)} training and {len(data.test)} test images, {len(data.classes)} classes")
@@ -52,13 +54,17 @@ def run(recipe: Recipe, options: Options) -> None:
     images, validation = hold_back(data, recipe.validation)
     if recipe.validation and not len(validation):
         tell_of_no_validation(recipe)
-    examples = Examples(data.pixels, data.labels, images, validation)
+    if teacher:
+        refuse_other_classes(teacher, data.classes)
+        teacher = teacher.to(device)
+    examples = Examples(data.pixels, data.labels, images, validation, teacher)
     classifier = make_classifier(recipe, data, images, options.seed, start).to(device)
     say(f"Training {recipe.architecture} by recipe {recipe.name} on {device}, seed {options.seed}")
     origin = {
         "seed": options.seed,
         "data_fingerprint": data.fingerprint,
         "started_from": start.card.sha256 if start else None,
+        "taught_by": teacher.card.sha256 if teacher else None,
     }
     epochs = train_and_tell(classifier, examples, recipe, options, origin, report)
 

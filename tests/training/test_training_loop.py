@@ -95,12 +95,8 @@ def test_the_running_loss_is_the_mean_since_the_last_report() -> None:
     assert fmean(loss for _, _, loss in reports(40)) == pytest.approx(each[0][2] / 2 + each[1][2] / 2)
 
 
-def test_targets_are_as_mixed_as_the_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    labels = torch.arange(200) % 2  # black, and white
-    pixels = (255 * labels).to(torch.uint8)[:, None, None, None].expand(-1, 32, 32, 3).contiguous()
-    recipe = replace(TUTORIAL, batch_size=40, cutmix=0.5)
-    execution = Execution(threads=1, onednn=True, channels_last=False)
-    run = Run(fresh_classifier(), Examples(pixels, labels, torch.arange(200)), recipe, 0, execution)
+def batches_of_an_epoch(run: Run, monkeypatch: pytest.MonkeyPatch) -> tuple[torch.Tensor, torch.Tensor]:
+    """All inputs, float32 [n, 3, H, W], and all targets, on which nothing is trained."""
     seen: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def look(_: Updates, batches: Iterable[tuple[torch.Tensor, torch.Tensor, float]]) -> list[float]:
@@ -110,9 +106,31 @@ def test_targets_are_as_mixed_as_the_pictures(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(Updates, "__call__", look)
     list(run.rest_of_epoch(lambda *_: None))
     inputs, targets = (torch.cat(parts) for parts in zip(*seen, strict=True))
+    return inputs, targets
+
+
+def test_targets_are_as_mixed_as_the_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = torch.arange(200) % 2  # black, and white
+    pixels = (255 * labels).to(torch.uint8)[:, None, None, None].expand(-1, 32, 32, 3).contiguous()
+    recipe = replace(TUTORIAL, batch_size=40, cutmix=0.5)
+    execution = Execution(threads=1, onednn=True, channels_last=False)
+    run = Run(fresh_classifier(), Examples(pixels, labels, torch.arange(200)), recipe, 0, execution)
+    inputs, targets = batches_of_an_epoch(run, monkeypatch)
     white = (inputs.mean(dim=(1, 2, 3)) + 1) / 2
     torch.testing.assert_close(targets, torch.stack((1 - white, white, *torch.zeros(8, 200)), dim=1))
     assert 10 < int(((white > 0) & (white < 1)).sum()) < 80
+
+
+def test_a_teachers_answers_to_the_very_images_take_the_place_of_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+    teacher = fresh_classifier().eval()
+    teacher.card = ModelCard(flip_average=True, temperature=0.5)
+    recipe = replace(TUTORIAL, batch_size=40, flip="alternating", translate=4, cutout=8, cutmix=0.5)
+    execution = Execution(threads=1, onednn=True, channels_last=True)
+    run = Run(fresh_classifier(), EXAMPLES._replace(teacher=teacher), recipe, 0, execution)
+    inputs, targets = batches_of_an_epoch(run, monkeypatch)
+    pixels = (255 * (inputs + 1) / 2).round().to(torch.uint8).permute(0, 2, 3, 1)
+    torch.testing.assert_close(targets, teacher.logits(pixels).softmax(dim=1))
+    assert not targets.requires_grad
 
 
 def test_an_epoch_too_short_for_a_report_has_one_at_its_end() -> None:

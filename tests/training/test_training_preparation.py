@@ -43,6 +43,24 @@ def test_a_run_goes_on_from_where_another_ended(draw_folder: Draw) -> None:
         torch.testing.assert_close(second[name], value, rtol=0, atol=1e-6)
 
 
+def test_the_card_tells_who_taught_the_network(draw_folder: Draw) -> None:
+    draw_folder()
+    assert main(["--data", "shapes", "--no-report", "--output", "teacher.pth"]) == 0
+    assert main(["--data", "shapes", "--teacher", "teacher.pth", "--no-report"]) == 0
+    taught = load(Path("cifar_net.pth")).card.training
+    assert taught
+    assert taught.taught_by == load(Path("teacher.pth")).card.sha256
+
+
+def test_a_teacher_of_other_classes_is_refused(draw_folder: Draw, capsys: pytest.CaptureFixture[str]) -> None:
+    draw_folder()
+    assert main(["--data", "shapes", "--teacher", "tutorial", "--no-report"]) == 1
+    assert capsys.readouterr().err == (
+        "cifar-train: --teacher: its 10 classes (airplane, automobile, bird, cat, deer, dog, frog, horse, …) are not "
+        "the 2 of the data (circle, square): train a teacher on the same data\n"
+    )
+
+
 def test_each_shipped_checkpoint_is_of_the_network_of_the_recipe_of_its_name() -> None:
     for name in SHIPPED:
         assert weights_to_start_from(replace(RECIPES[name], weights=name))
@@ -87,13 +105,15 @@ def test_a_precision_that_the_device_has_not_is_not_imitated(
     ("arguments", "sentence"),
     [
         (["--weights", "nowhere.pth"], "nowhere.pth: train one with cifar-train"),
-        (["fast", "--weights", "tutorial"], "add --architecture net, or choose other weights"),
+        (["--teacher", "nowhere.pth"], "nowhere.pth: train one with cifar-train"),
+        (["--weights", "tutorial", "fast"], "add --architecture net, or choose other weights"),
+        (["--teacher", "tutorial", "resnet18", "--image-size", "64"], "add --image-size 32, or choose another teacher"),
     ],
 )
-def test_weights_that_cannot_be_started_from_are_refused_before_anything_is_read(
+def test_checkpoints_that_cannot_be_used_are_refused_before_anything_is_read(
     arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*arguments, "--data", "nowhere"]) == 1
     said = capsys.readouterr().err
-    assert said.startswith("cifar-train: --weights: ")
+    assert said.startswith(f"cifar-train: {arguments[0]}: ")
     assert said.endswith(f"{sentence}\n")

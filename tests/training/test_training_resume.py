@@ -135,9 +135,13 @@ def test_a_second_signal_does_not_wait() -> None:
 @pytest.mark.usefixtures("sigterm_interrupts")
 def test_an_error_is_told_although_a_signal_waits() -> None:
     """Where a process is lost, the others find out at the time at which torchrun stops them."""
-    with pytest.raises(TrainingError, match="another process was lost"), signals_put_off():
+
+    def lose_another() -> None:
         signal.raise_signal(signal.SIGTERM)
         raise TrainingError("another process was lost")
+
+    with pytest.raises(TrainingError, match="another process was lost"), signals_put_off():
+        lose_another()
 
 
 @pytest.mark.usefixtures("sigterm_interrupts")
