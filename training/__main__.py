@@ -51,6 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argcomplete.autocomplete(parser)
     try:
         options = parser.parse_args(arguments)
+        if options.if_better and not options.promote:
+            parser.error("--if-better says when to promote: add --promote PATH")
     except SystemExit as exit_:
         return int(exit_.code or 0)
     try:
@@ -67,9 +69,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _say(1, f"{error.name} is not installed: pip install '.[training]' in its checkout")
     except TrainingError as error:
         return _say(1, str(error))
-    except BrokenPipeError:
+    except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter's last flush fails otherwise
-        return _say(141, "stopped, since what read its output is gone")
+        if isinstance(error, BrokenPipeError):
+            return _say(141, "stopped, since what read its output is gone")
+        return _say(1, f"{error.filename or 'its output'}: {error.strerror}")
     except _Terminated:
         return _say(143, f"terminated; {_what_is_left(options.output)}")
     except KeyboardInterrupt:
@@ -127,7 +131,8 @@ def _signals_as_exceptions() -> Iterator[None]:
         raise _Terminated
 
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    signal.signal(signal.SIGTERM, terminate)
+    if before[signal.SIGTERM] != signal.SIG_IGN:
+        signal.signal(signal.SIGTERM, terminate)
     try:
         yield
     finally:
@@ -202,7 +207,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _output(text: str) -> Path:
     path = Path(text)
-    if path.is_dir():
+    if os.path.isdir(path):
         raise argparse.ArgumentTypeError(f"{path} is a folder; name a file, such as {path / 'cifar_net.pth'}")
     others = {".json": "the model card", ".resume": "the state of a stopped run", ".run": "the report"}
     if other := others.get(path.suffix):

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from training.distributed import say
+
 Records = npt.NDArray[np.void]  # [N] of: `pixels`, uint8 [size, size, 3], and `digest`, the file's SHA-256, 32 bytes
 
 _FORMAT = 1  # another number leaves every older file aside
@@ -29,11 +31,12 @@ def cached(root: Path, names: Sequence[str], size: int, fill: Callable[[Records]
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "cifar-service")
     place = hashlib.sha256(f"{root.resolve()} {size}".encode(errors="surrogateescape")).hexdigest()[:16]
     path = folder / f"{place}-{_fingerprint(root, names)}.npy"
-    with suppress(OSError, ValueError):  # it is not there, or damaged
+    with suppress(OSError, ValueError, EOFError):  # it is not there, or damaged
         return _map(path)
     try:
         temporary = _reserve(folder, place, record, len(names))
-    except OSError:
+    except OSError as error:
+        say(f"Decoded images cannot be kept in {folder} ({error.strerror}): memory holds them, for this run alone")
         in_memory = np.empty(len(names), record)
         fill(in_memory)
         return in_memory

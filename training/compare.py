@@ -2,18 +2,26 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from models.card import ModelCard, Scores, Training
+from models.card import ModelCard, Scores, Training, find
+from models.checkpoint import card_path
 from training.errors import TrainingError
+from training.recipe import FIELDS, Recipe
 
 _UNKNOWN = "–"
+_DEFAULTS = {  # of fields that older cards do not have
+    field.name: field.default.default  # type: ignore[union-attr]  # pydantic's Field
+    for field in fields(Recipe)
+    if field.name in FIELDS and not field.default.is_required()  # type: ignore[union-attr]
+}
 _SURE = 0.05  # differences with a smaller p-value are called more than chance
 
 
@@ -22,6 +30,7 @@ class _Run:
     name: str
     card: ModelCard
     training: Training
+    recipe: dict[str, Any]
     scores: Scores
 
 
@@ -42,16 +51,16 @@ def compare(paths: Sequence[Path]) -> None:
 
 
 def _read(path: Path) -> _Run:
-    card_path = path.with_suffix(".json")
+    file = card_path(find(path.parent if path.name == "report.html" else path))
     try:
-        card = ModelCard.model_validate_json(card_path.read_bytes())
+        card = ModelCard.model_validate_json(file.read_bytes())
     except OSError as error:
-        raise TrainingError(f"--compare {path}: {card_path} cannot be read ({error.strerror})") from None
+        raise TrainingError(f"--compare {path}: {file.name} cannot be read ({error.strerror})") from None
     except ValidationError as error:
-        raise TrainingError(f"--compare {path}: {card_path} is no model card ({error.errors()[0]['msg']})") from None
+        raise TrainingError(f"--compare {path}: {file.name} is no model card ({error.errors()[0]['msg']})") from None
     if card.training is None or card.scores is None:
-        raise TrainingError(f"--compare {path}: {card_path} does not say how it was trained and what it scored")
-    return _Run(str(path), card, card.training, card.scores)
+        raise TrainingError(f"--compare {path}: {file.name} does not say how it was trained and what it scored")
+    return _Run(str(path), card, card.training, _DEFAULTS | card.training.recipe, card.scores)
 
 
 def _table(runs: Sequence[_Run], mark_best: bool) -> Table:
@@ -71,11 +80,11 @@ def _table(runs: Sequence[_Run], mark_best: bool) -> Table:
         cells = (_UNKNOWN if value is None else f"{100 * value:5.1f} %{' *' * (value == best)}" for value in values)
         table.add_row(Text(label), *cells)
 
-    add("recipe", lambda run: run.training.recipe.get("name", _UNKNOWN))
-    for field in dict.fromkeys(field for run in runs for field in run.training.recipe):
-        values = {run.training.recipe.get(field, _UNKNOWN) for run in runs}
+    add("recipe", lambda run: run.recipe.get("name", _UNKNOWN))
+    for field in dict.fromkeys(field for run in runs for field in run.recipe):
+        values = {run.recipe.get(field, _UNKNOWN) for run in runs}
         if field == "epochs" or (len(values) > 1 and field not in ("name", "summary")):
-            add(field, lambda run, field=field: run.training.recipe.get(field, _UNKNOWN))  # type: ignore[misc]
+            add(field, lambda run, field=field: run.recipe.get(field, _UNKNOWN))  # type: ignore[misc]
     add("seed", lambda run: run.training.seed)
     add("data", lambda run: f"{run.training.data} {run.training.data_fingerprint[:12]}")
     add("hardware", lambda run: run.training.hardware)
@@ -92,7 +101,7 @@ def _table(runs: Sequence[_Run], mark_best: bool) -> Table:
 
 
 def _images_per_second(run: _Run) -> str:
-    images = run.training.images * float(run.training.recipe.get("epochs", 0))
+    images = run.training.images * float(run.recipe.get("epochs", 0))
     return f"{images / run.training.seconds:,.0f}" if images and run.training.seconds else _UNKNOWN
 
 

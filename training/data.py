@@ -4,6 +4,7 @@ Test images are never trained on: a folder where the same file contents stand in
 """
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -75,7 +76,7 @@ def load_folder(root: Path, size: int) -> Data:
     labels, test = torch.tensor([label_of[name] for name in class_names]), torch.tensor(in_test)
     listing = "".join(f"{digest}  {name}\n" for name, digest in zip(names, digests, strict=True))  # as sha256sum's
     return Data(
-        name=root.absolute().name,
+        name=Path(os.path.abspath(root)).name,  # of a link its own, and of `..` the folder's
         classes=classes,
         pixels=pixels,
         labels=labels,

@@ -55,15 +55,20 @@ def choose(classifier: Classifier, recipe: Recipe) -> Execution:
         return Execution(torch.get_num_threads(), onednn=True, channels_last=True)
     batch_size = math.ceil(recipe.batch_size / distributed.size())
     all_cores, one_core = (Execution(count, onednn=True, channels_last=True) for count in (torch.get_num_threads(), 1))
+    if recipe.teacher:  # most of the work, and large
+        return all_cores
     count, size = min(batch_size, _TRIAL_IMAGES), classifier.card.input_size
     pixels = torch.zeros((count, size, size, 3), dtype=torch.uint8)
     few = batch_size <= _FEW_IMAGES and recipe.precision == "float32"
-    if few and _seconds(_SMALL_BATCHES, classifier, pixels) < _SHORT_STEP_S:
-        return _SMALL_BATCHES  # whatever the others take, so that a seed gives the same bytes every time
-    seconds = {all_cores: _seconds(all_cores, classifier, pixels)}
-    if seconds[all_cores] < _LONG_STEP_S:  # a longer one is worth all cores, even if others use some of them just now
-        seconds |= {execution: _seconds(execution, classifier, pixels) for execution in (one_core, _SMALL_BATCHES)}
-    return min(seconds, key=seconds.__getitem__)
+    try:
+        if few and _seconds(_SMALL_BATCHES, classifier, pixels) < _SHORT_STEP_S:
+            return _SMALL_BATCHES  # whatever the others take, so that a seed gives the same bytes every time
+        seconds = {all_cores: _seconds(all_cores, classifier, pixels)}
+        if seconds[all_cores] < _LONG_STEP_S:  # a longer one is worth all cores, even if others use some of them now
+            seconds |= {execution: _seconds(execution, classifier, pixels) for execution in (one_core, _SMALL_BATCHES)}
+        return min(seconds, key=seconds.__getitem__)
+    except ValueError:  # of a batch that cannot be normalised, which the first update tells
+        return all_cores
 
 
 def _apply(execution: Execution, net: nn.Module) -> None:

@@ -32,9 +32,9 @@ class Listing(NamedTuple):
 
 def list_images(root: Path) -> Listing:
     """The image files of each class of the folder. Raises DataError."""
-    if not root.is_dir():
-        raise DataError(f"there is no folder {root}")
     try:
+        if not root.is_dir():
+            raise DataError(f"there is no folder {root}")
         has_test = (root / "train").is_dir() and (root / "test").is_dir()
         left_aside = [name for name in _visible(root) if name not in ("train", "test")] if has_test else []
         parts = {part: _list_classes(root, part, left_aside) for part in (("train/", "test/") if has_test else ("",))}
@@ -147,7 +147,7 @@ def hold_out(class_names: Sequence[str], digests: Sequence[str], part: float, at
     if too_few := sorted(name for name, distinct in digests_of.items() if distinct <= held_out):
         raise DataError(
             f"to hold out {part:.0%} of each class leaves none to train on where there are too few images that differ: "
-            f"add some to {', '.join(too_few)}"
+            f"add some to {', '.join(too_few)}, or hold out less"
         )
     return [digest in held_out for digest in digests]
 

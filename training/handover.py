@@ -38,7 +38,9 @@ def _write(output: Path, classifier: Classifier, card: ModelCard, data: Data) ->
         else:
             held_out_path(output).unlink(missing_ok=True)  # another run's, which held out other images
     except OSError as error:
-        raise TrainingError(f"{output} cannot be written: {error.strerror}") from None
+        raise TrainingError(
+            f"{output} cannot be written ({error.strerror}): make room, and go on with --resume"
+        ) from None
     return card
 
 

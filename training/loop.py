@@ -99,7 +99,7 @@ class Run:
         self._classifier, self._recipe, self._execution = classifier, recipe, execution
         self._examples = examples._replace(pixels=_near(examples.pixels, classifier.mean.device))
         if examples.teacher and execution.channels_last:
-            examples.teacher.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            examples.teacher.net.to(memory_format=torch.channels_last)
         # On the CPU, so that every device sees the same images in one order.
         self._draws = torch.Generator().manual_seed(seed)
         self._augment = Augmentation(recipe, len(examples.labels), self._draws)
@@ -176,10 +176,6 @@ class Run:
         batches = zip(torch.split(inputs, share.sizes), torch.split(targets, share.sizes), share.weights, strict=True)
         try:
             return self._update(batches)
-        except torch.OutOfMemoryError:  # a GPU's
-            raise TrainingError(
-                f"{device} has too little memory: choose a smaller --batch-size or --image-size"
-            ) from None
         except ValueError as error:  # BatchNorm's, of a last batch of one image whose map has shrunk to one pixel
             raise TrainingError(f"{error}: choose another --batch-size, or a larger --image-size") from None
 

@@ -4,8 +4,10 @@ import tempfile
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import nn
 
 from models.architectures import build
 from models.card import ModelCard, find
@@ -57,26 +59,29 @@ def _check_writable(output: Path) -> None:
 
 def in_precision_of(device: torch.device, recipe: Recipe) -> Recipe:
     """The recipe, in float32 where the device would only imitate its precision, which takes longer; says so."""
-    has = True
-    if device.type == "cpu" and recipe.precision != "float32":
-        has = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-        has = has and getattr(torch.ops.mkldnn, f"_is_mkldnn_{_MKLDNN[recipe.precision]}_supported")()
-    elif device.type == "cuda" and recipe.precision == "bfloat16":
-        has = torch.cuda.is_bf16_supported(including_emulation=False)
-    if has:
+    if _has(device, recipe.precision):
         return recipe
     say(f"This {device.type} has no {recipe.precision}: training in float32")
     return change(recipe, {"precision": "float32"})
 
 
+def _has(device: torch.device, precision: str) -> bool:
+    if device.type == "cpu" and precision != "float32":
+        there = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        return bool(there and getattr(torch.ops.mkldnn, f"_is_mkldnn_{_MKLDNN[precision]}_supported")())
+    if device.type == "cuda" and precision == "bfloat16":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return True
+
+
 @torch.no_grad()
-def check_network(recipe: Recipe) -> None:
+def check_network(recipe: Recipe, start: Classifier | None) -> None:
     """Raises TrainingError now rather than after the reading: by one blank image."""
     size = recipe.image_size
     card = ModelCard(architecture=recipe.architecture, input_size=size)
     try:
-        net = build(card.architecture, num_classes=2).eval()
-        Classifier(net, card)(torch.zeros(1, size, size, 3, dtype=torch.uint8))
+        net = build(card.architecture, num_classes=2, **(start.card.arguments if start else {})).eval()
+        answer = Classifier(net, card).logits(torch.zeros(1, size, size, 3, dtype=torch.uint8))
     except ValueError as error:
         raise TrainingError(str(error)) from None
     except RuntimeError:
@@ -84,6 +89,13 @@ def check_network(recipe: Recipe) -> None:
             f"{card.architecture} cannot take images of {size} pixels a side: choose another --image-size, "
             "or another --architecture"
         ) from None
+    except Exception as error:  # of a network that a user wrote
+        raise TrainingError(f"{card.architecture} fails: {type(error).__name__}: {error}") from None
+    if answer.shape != (1, 2):
+        raise TrainingError(
+            f"{card.architecture} answers an image with an array of {tuple(answer.shape)}, where num_classes=2 asks "
+            "for (1, 2): give its last layer num_classes outputs"
+        )
     if recipe.translate >= size:
         raise TrainingError(f"--translate {recipe.translate} shifts images of {size} pixels out of sight: choose less")
 
@@ -99,16 +111,31 @@ def weights_to_start_from(recipe: Recipe) -> Classifier | None:
     return other
 
 
-def teacher_to_learn_from(recipe: Recipe) -> Classifier | None:
-    """On the CPU. Raises TrainingError where it cannot be had, or takes other images."""
+def tell_of_known_images(start: Classifier, data: Data, validation: torch.Tensor) -> None:
+    """Where the weights to start from were trained on some of the images to validate with."""
+    before = start.card.training
+    if before and before.data_fingerprint == data.fingerprint and before.validation_images < len(validation):
+        seen = len(validation) - before.validation_images
+        say(
+            f"The weights to start from were trained on {seen} of the {len(validation)} validation images: on those "
+            "they score too well, and confidence comes out too high"
+        )
+
+
+def teacher_to_learn_from(recipe: Recipe, device: torch.device) -> Classifier | None:
+    """On the device. Raises TrainingError where it cannot be had, or takes other images."""
     teacher = _checkpoint("teacher", recipe.teacher)
-    if teacher and teacher.card.input_size != recipe.image_size:
+    if not teacher:
+        return None
+    if not _has(device, teacher.card.precision):
+        teacher.card = teacher.card.model_copy(update={"precision": "float32"})
+    if teacher.card.input_size != recipe.image_size:
         size = teacher.card.input_size
         raise TrainingError(
             f"--teacher: {recipe.teacher} takes images of {size} pixels a side, and this recipe trains with "
             f"{recipe.image_size}: add --image-size {size}, or choose another teacher"
         )
-    return teacher
+    return teacher.to(device)
 
 
 def refuse_other_classes(teacher: Classifier, classes: Sequence[str]) -> None:
@@ -134,15 +161,19 @@ def make_classifier(
 ) -> Classifier:
     """On the CPU, with its first weights: those of `start`, or new ones, for which some networks look at `images`,
     those to train on. Raises TrainingError."""
+    arguments = start.card.arguments if start else {}
+    torch.manual_seed(seed)
+    net = build(recipe.architecture, num_classes=len(data.classes), **arguments)
     card = ModelCard(
         architecture=recipe.architecture,
+        arguments=arguments,
         classes=data.classes,
         input_size=recipe.image_size,
         flip_average=recipe.flip_average,
         precision=recipe.precision,
+        **_normalisation(net, start),
     )
-    torch.manual_seed(seed)
-    classifier = Classifier(build(card.architecture, num_classes=len(card.classes)), card)
+    classifier = Classifier(net, card)
     if start:
         own, state = classifier.net.state_dict(), start.net.state_dict()
         # Of another number of classes, the last layer does not fit and begins anew.
@@ -151,6 +182,12 @@ def make_classifier(
     elif hasattr(classifier.net, "initialise"):
         _initialise(classifier, data, images)
     return classifier
+
+
+def _normalisation(net: nn.Module, start: Classifier | None) -> dict[str, Any]:
+    """What the weights to start from have learnt with, if it is not the tutorial's: for the card."""
+    source = start.card if start else net
+    return {name: getattr(source, name) for name in ("mean", "std") if hasattr(source, name)}
 
 
 def _initialise(classifier: Classifier, data: Data, images: torch.Tensor) -> None:

@@ -24,7 +24,7 @@ def promote(path: Path, classifier: Classifier, card: ModelCard, data: Data, if_
     try:
         save(path, classifier.net, card)
     except OSError as error:
-        raise TrainingError(f"{path} cannot be written: {error.strerror}") from None
+        raise TrainingError(f"{path} cannot be written: {error.strerror}. The run's own checkpoint is whole") from None
     return f"Promoted to {path}"
 
 
@@ -38,7 +38,10 @@ def _not_better(path: Path, card: ModelCard, data: Data, device: torch.device) -
         if served != path:  # nothing that knows these classes
             return None
         return f"{path} has other classes or pictures of another size, so that no score can compare them"
-    before = evaluate(there, data.pixels, data.labels, data.test, data.name)
+    try:
+        before = evaluate(there, data.pixels, data.labels, data.test, data.name)
+    except TrainingError:  # it answers NaN
+        return None
     assert card.scores  # noqa: S101
     if card.scores.accuracy > before.accuracy:
         return None

@@ -41,10 +41,12 @@ class Recipe:
     momentum: float = Field(default=0.9, ge=0, lt=1, description="part of the last step that is taken again (sgd)")
     nesterov: bool = Field(default=True, description="whether the gradient is the one after the momentum's step (sgd)")
     norm_bias_factor: float = Field(
-        default=1, gt=0, description="the learning rate of normalisations' biases is so many times that of the others"
+        default=1, gt=0, description="the learning rate of batch normalisations' biases is so many times the others'"
     )
     weight_decay: float = Field(default=0, ge=0, description="part of a weight that is added to its gradient")
-    label_smoothing: float = Field(default=0, ge=0, lt=1, description="probability that is spread over all classes")
+    label_smoothing: float = Field(
+        default=0, ge=0, lt=1, description="probability of a label that is spread over all classes"
+    )
     weighted_loss: bool = Field(
         default=False, description="whether an image's loss counts the more the rarer its class is, so that all matter"
     )

@@ -24,31 +24,44 @@ class SavedRun:
         self._identity = identity
 
     def load_where_asked(self, asked: bool) -> dict[str, Any] | None:
-        """What was saved, for all processes as the first one finds it; None for a run that is to start anew.
+        """What was saved, for all processes as the first one finds it; None for a run that starts anew.
 
         One that torchrun starts again goes on unasked, if it was saved. Raises TrainingError as `load`.
         """
         restarted = distributed.highest(int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)))  # not on every host
         state = None
-        if distributed.rank() == 0 and asked:
-            state = self.load()
-        elif distributed.rank() == 0 and restarted:
-            with suppress(TrainingError):
+        if distributed.rank() == 0 and self.path.exists():
+            if asked:
                 state = self.load()
+            elif restarted:
+                with suppress(TrainingError):
+                    state = self.load()
+            else:
+                self._put_aside()
+        elif asked:
+            distributed.say(f"There is no {self.path} to go on from: this run begins anew")
         return distributed.of_the_first(state)
 
+    def _put_aside(self) -> None:
+        """Whoever forgot `--resume` loses nothing."""
+        aside = Path(f"{self.path}.old")
+        self.path.replace(aside)
+        distributed.say(f"A stopped run, which --resume would have gone on with, lay in {self.path}: now in {aside}")
+
     def load(self) -> dict[str, Any]:
-        """What was saved. Raises TrainingError where there is nothing, or another run's."""
+        """What was saved. Raises TrainingError where it is damaged, or another run's."""
         try:
             saved = torch.load(self.path, map_location="cpu", weights_only=True)
             identity: dict[str, Any] = saved["identity"]
             state: dict[str, Any] = saved["state"]
-        except FileNotFoundError:
-            raise TrainingError(f"there is no {self.path} to go on from: train without --resume") from None
-        except Exception as error:  # torch answers damage with EOFError, KeyError, RuntimeError, UnpicklingError, ...
-            raise TrainingError(f"{self.path} cannot be read ({error}): train without --resume") from None
+        except OSError as error:
+            raise TrainingError(f"{self.path} cannot be read: {error.strerror}") from None
+        except Exception:  # torch answers damage with EOFError, KeyError, RuntimeError, UnpicklingError, ...
+            raise TrainingError(f"{self.path} is damaged: train anew without --resume") from None
         for name, value in self._identity.items():
             before = identity.get(name)
+            if name == "data_fingerprint" and before != value:
+                raise TrainingError(f"{self.path} is of other pictures, or they have changed: train without --resume")
             if before != value:
                 raise TrainingError(
                     f"{self.path} is of a run whose {name} was {before!r}, not {value!r}: "
@@ -77,6 +90,7 @@ def signals_put_off() -> Iterator[Callable[[], bool]]:
     """
     waiting: list[int] = []
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: handler for number, handler in before.items() if handler != signal.SIG_IGN}  # as nohup has it
 
     def put_off(number: int, frame: FrameType | None) -> None:
         restore()

@@ -1,8 +1,8 @@
 """One training run from the data to the checkpoint: read, train, score, save, report."""
 
-import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -11,9 +11,11 @@ import torch
 
 from models.card import ModelCard, Scores, Training
 from models.classifier import Classifier
+from models.machine import cores
 from training import distributed
 from training.data import Data, hold_back, imbalanced, load
 from training.distributed import say
+from training.errors import TrainingError
 from training.evaluation import accuracy, fit_temperature, least_usual_confidence, logits_of, score
 from training.handover import hand_over
 from training.history import Epoch
@@ -27,6 +29,7 @@ from training.preparation import (
     make_classifier,
     refuse_other_classes,
     teacher_to_learn_from,
+    tell_of_known_images,
     weights_to_start_from,
 )
 from training.recipe import Recipe
@@ -36,15 +39,24 @@ if TYPE_CHECKING:
     from training.report import Report
 
 
+@contextmanager
+def out_of_memory_told() -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError:  # a GPU's
+        raise TrainingError("the GPU has too little memory: choose a smaller --batch-size or --image-size") from None
+
+
 @distributed.together()
+@out_of_memory_told()
 def run(recipe: Recipe, options: Options) -> None:
     """Train by `recipe`, score on the test images, and write the checkpoint with its card. Raises TrainingError."""
     device = choose_device(options.device)
     check_writable(options)
     report = open_report(options)
     recipe = in_precision_of(device, recipe)
-    check_network(recipe)
-    start, teacher = weights_to_start_from(recipe), teacher_to_learn_from(recipe)
+    start, teacher = weights_to_start_from(recipe), teacher_to_learn_from(recipe, device)
+    check_network(recipe, start)
     with distributed.one_of_a_host_first():
         data = load(options.data, recipe.image_size)
     say(f"{len(data.train)} training and {len(data.test)} test images, {len(data.classes)} classes")
@@ -56,7 +68,8 @@ def run(recipe: Recipe, options: Options) -> None:
         tell_of_no_validation(recipe)
     if teacher:
         refuse_other_classes(teacher, data.classes)
-        teacher = teacher.to(device)
+    if start:
+        tell_of_known_images(start, data, validation)
     examples = Examples(data.pixels, data.labels, images, validation, teacher)
     classifier = make_classifier(recipe, data, images, options.seed, start).to(device)
     say(f"Training {recipe.architecture} by recipe {recipe.name} on {device}, seed {options.seed}")
@@ -182,9 +195,7 @@ def describe(
 
 
 def describe_hardware(device: torch.device) -> str:
-    here = (
-        torch.cuda.get_device_name(device) if device.type == "cuda" else f"{os.cpu_count()} {platform.machine()} cores"
-    )
+    here = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{cores()} {platform.machine()} cores"
     here += " and their GPU (MPS)" if device.type == "mps" else ""
     processes, on_a_host = distributed.size(), distributed.local_size()
     return here if processes == 1 else f"{processes} processes, {on_a_host} on each host: {here}"

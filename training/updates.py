@@ -77,9 +77,9 @@ def make_criterion(recipe: Recipe, labels: torch.Tensor) -> Callable[[torch.Tens
 
     Targets are classes, int64 [B], or how much an image is of each, float32 [B, C].
     """
+    smoothing = 0.0 if recipe.teacher else recipe.label_smoothing
     if not recipe.weighted_loss:
-        return nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
-    smoothing = recipe.label_smoothing
+        return nn.CrossEntropyLoss(label_smoothing=smoothing)
     images_of = torch.bincount(labels)
     weights = len(labels) / (len(images_of) * images_of)  # 1 in the mean over all images: the loss keeps its scale
 
@@ -126,7 +126,7 @@ def learning_rate_factor(recipe: Recipe, updates: int, done: int) -> float:
     if recipe.schedule == "constant":
         return 1.0
     rise = _RISE * updates
-    return min((done + 1) / rise, (updates - done) / (updates - rise))
+    return min((done + 1) / rise, 1.0, (updates - done) / (updates - rise))
 
 
 def compiled(classifier: Classifier, recipe: Recipe) -> nn.Module:

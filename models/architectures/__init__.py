@@ -1,6 +1,7 @@
 """The registry of networks. A new architecture is one file in this folder with a `@register("name")` class.
 
-Each takes `num_classes` and maps float32 [N, 3, H, W] (normalised) to logits float32 [N, num_classes].
+Each takes `num_classes` and maps float32 [N, 3, H, W] (normalised) to logits float32 [N, num_classes]. It may have
+`initialise`, called with some training images, inputs to it, for its first weights, and `mean` and `std` of its own.
 """
 
 import importlib

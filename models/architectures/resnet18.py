@@ -35,7 +35,9 @@ class ResNet18(_ResNet18):
 
 @register("resnet18-imagenet")
 class ResNet18ImageNet(_ResNet18):
-    """For pictures of 64 pixels and more."""
+    """For pictures of 64 pixels and more, normalised as those were that its first weights are of."""
+
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
     def initialise(self, inputs: torch.Tensor) -> None:
         """Takes the weights that ImageNet taught it, but for those of the classes. Raises OSError: no network."""

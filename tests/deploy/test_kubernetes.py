@@ -208,7 +208,7 @@ def test_a_training_ends_where_the_service_looks(manifests: list[Manifest], caps
     serving, training = container_of(service_pod(manifests)), container_of(training_pod(manifests))
     (script,) = training["args"]
     command = script.partition("cifar-train ")[2]
-    words = shlex.split(command.replace("\\\n", "").replace("$resume", "--resume"))
+    words = shlex.split(command.replace("\\\n", ""))
     promoted = Path(words[words.index("--promote") + 1])
     assert promoted == Path(serving["workingDir"]) / Settings().checkpoint
     assert mounted(service_pod(manifests), serving["workingDir"]) == ("cifar-models", True)

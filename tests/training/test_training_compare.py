@@ -61,6 +61,15 @@ def test_what_differs_and_what_is_better(capsys: pytest.CaptureFixture[str]) -> 
     assert " ".join(shown["second.run"]).startswith("scores +20.0 points against first.pth: more than chance gives")
 
 
+def test_runs_are_found_by_their_page_by_a_shipped_name_and_without_fields_that_are_new(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    write_card("first", 0.5, momentum=0.9)
+    write_card("second", 0.5)
+    assert "momentum" not in compared(capsys, "first.run/report.html", "second.pth")
+    assert compared(capsys, "strong", "tutorial")["recipe"] == ["strong", "tutorial"]
+
+
 def test_a_small_difference_is_called_chance(capsys: pytest.CaptureFixture[str]) -> None:
     write_card("first", 0.5316)
     write_card("second", 0.5250)
@@ -81,6 +90,7 @@ def test_accuracies_on_other_data_are_not_set_against_each_other(capsys: pytest.
     ("other", "reason"),
     [
         ([], "--compare run.pth: one run alone cannot be compared; name two or more"),
+        (["."], "--compare .: "),
         (["none.pth"], "--compare none.pth: none.json cannot be read (No such file or directory)"),
         (["text.pth"], "--compare text.pth: text.json is no model card (Invalid JSON"),
         (["bare.pth"], "--compare bare.pth: bare.json does not say how it was trained and what it scored"),

@@ -82,7 +82,9 @@ def test_copies_of_a_file_are_never_trained_on_and_validated_with(draw_folder: D
         assert not digests[0] & digests[1]
         assert sorted(torch.cat([kept, held_back]).tolist()) == data.train.tolist()
     assert [len(images) for images in hold_back(data, 0)] == [40, 0]
-    with pytest.raises(DataError, match=r"^to hold out 99% of each class .* add some to circle, square$"):
+    with pytest.raises(
+        DataError, match=r"^to hold out 99% of each class .* add some to circle, square, or hold out less$"
+    ):
         hold_back(data, 0.99)
 
 
@@ -129,6 +131,13 @@ def test_imbalanced_classes_are_said_from_twice_the_images_on(draw_folder: Draw)
     for number in range(4):
         (root / "circle" / f"00{number}.png").unlink()
     assert load_folder(root, 32).remarks == ()
+
+
+def test_the_data_has_its_folders_name_however_it_is_given(draw_folder: Draw, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = draw_folder("shapes")
+    (root.parent / "link").symlink_to(root)
+    monkeypatch.chdir(root / "circle")
+    assert [load_folder(Path(given), 32).name for given in ("..", "../../link")] == ["shapes", "link"]
 
 
 def test_the_fingerprint_is_of_names_and_contents(draw_folder: Draw) -> None:

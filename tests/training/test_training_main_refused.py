@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from models.architectures import _ARCHITECTURES
+from models.architectures.net import Net
 from training.__main__ import main
 
 Draw = Callable[..., Path]
@@ -52,6 +54,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_no_file(draw_folder: Draw, capsy
         (["--epochs", "0"], "--epochs: Input should be greater than or equal to 1, not '0'"),
         (["--flip", "sideways"], "--flip: Input should be 'none', 'random' or 'alternating', not 'sideways'"),
         (["--seed", "-1"], "--seed"),
+        (["--if-better"], "--if-better says when to promote: add --promote PATH"),
         (["--device", "abacus"], "'abacus' is not one of auto, cpu, cuda, cuda:N, mps"),
     ],
 )
@@ -75,6 +78,26 @@ def test_what_the_network_cannot_take_is_refused_before_the_data_is_read(
     capsys: pytest.CaptureFixture[str], arguments: list[str], reason: str
 ) -> None:
     assert reason in refusal(capsys, 1, "--data", "nowhere", *arguments)
+
+
+def test_a_network_that_does_not_fit_the_classes_is_refused_before_the_data_is_read(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(_ARCHITECTURES, "ten", lambda num_classes: Net(10))
+    monkeypatch.setitem(_ARCHITECTURES, "none", lambda: Net(2))
+    said = refusal(capsys, 1, "--data", "nowhere", "--architecture", "ten")
+    assert "ten answers an image with an array of (1, 10), where num_classes=2 asks for (1, 2): give its" in said
+    said = refusal(capsys, 1, "--data", "nowhere", "--architecture", "none")
+    assert "none fails: TypeError" in said
+
+
+def test_one_image_that_cannot_be_normalised_is_one_sentence(
+    draw_folder: Draw, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw_folder()
+    one = ["fast", "--data", "shapes", "--image-size", "16", "--batch-size", "1", "--no-report"]
+    for precision in ("float32", "bfloat16"):
+        assert "choose another --batch-size" in refusal(capsys, 1, *one, "--precision", precision)
 
 
 def test_cifar10_has_one_size(capsys: pytest.CaptureFixture[str]) -> None:
@@ -102,6 +125,14 @@ def test_help_fits_a_screen_and_shows_the_defaults(capsys: pytest.CaptureFixture
     assert len(shown.splitlines()) <= 24
     for default in ("tutorial", "cifar10", "cifar_net.pth", "0", "auto", "the recipe's"):
         assert f"(default: {default})" in " ".join(shown.split())
+
+
+def test_a_full_disk_behind_what_it_prints_is_one_sentence() -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "training", "--list"], stdout=full, stderr=subprocess.PIPE, text=True, timeout=60
+        )
+    assert (done.returncode, done.stderr) == (1, "cifar-train: its output: No space left on device\n")
 
 
 def test_without_torch_it_says_what_to_install() -> None:

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
-from models.card import SHIPPED, TUTORIAL_NET
-from models.checkpoint import load
+from models.architectures import _ARCHITECTURES, build
+from models.card import SHIPPED, TUTORIAL_NET, ModelCard
+from models.checkpoint import load, save
 from training.__main__ import main
-from training.preparation import weights_to_start_from
+from training.preparation import _normalisation, weights_to_start_from
 from training.recipe import RECIPES
 
 Draw = Callable[..., Path]
@@ -43,13 +45,61 @@ def test_a_run_goes_on_from_where_another_ended(draw_folder: Draw) -> None:
         torch.testing.assert_close(second[name], value, rtol=0, atol=1e-6)
 
 
-def test_the_card_tells_who_taught_the_network(draw_folder: Draw) -> None:
+def test_a_teacher_is_learnt_from_and_named_in_the_card(draw_folder: Draw) -> None:
     draw_folder()
-    assert main(["--data", "shapes", "--no-report", "--output", "teacher.pth"]) == 0
-    assert main(["--data", "shapes", "--teacher", "teacher.pth", "--no-report"]) == 0
-    taught = load(Path("cifar_net.pth")).card.training
-    assert taught
-    assert taught.taught_by == load(Path("teacher.pth")).card.sha256
+    run = ["--data", "shapes", "--no-report"]
+    assert main([*run, "--output", "teacher.pth"]) == 0
+    assert main([*run, "--teacher", "teacher.pth"]) == 0
+    teacher, taught = load(Path("teacher.pth")), load(Path("cifar_net.pth"))
+    assert taught.card.training
+    assert taught.card.training.taught_by == teacher.card.sha256
+    assert not torch.equal(taught.net.state_dict()["fc3.bias"], teacher.net.state_dict()["fc3.bias"])
+
+
+class Wide(nn.Module):
+    def __init__(self, num_classes: int, width: int = 3) -> None:
+        super().__init__()
+        self.hidden, self.out = nn.Linear(3 * 32 * 32, width), nn.Linear(width, num_classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.out(self.hidden(x.flatten(1)))
+        return logits
+
+
+def test_weights_bring_their_networks_arguments_and_their_normalisation(
+    draw_folder: Draw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(_ARCHITECTURES, "wide", Wide)
+    draw_folder()
+    card = ModelCard(architecture="wide", arguments={"width": 5}, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))
+    save(Path("wide.pth"), Wide(10, width=5), card)
+    run = ["--data", "shapes", "--architecture", "wide", "--weights", "wide.pth", "--learning-rate", "1e-12"]
+    assert main([*run, "--no-report"]) == 0
+    before, after = load(Path("wide.pth")), load(Path("cifar_net.pth"))
+    assert (after.card.arguments, after.card.mean, after.card.std) == (card.arguments, card.mean, card.std)
+    torch.testing.assert_close(after.net.state_dict()["hidden.weight"], before.net.state_dict()["hidden.weight"])
+
+
+def test_imagenets_weights_get_pictures_as_they_have_learnt_them() -> None:
+    from torchvision.models import ResNet18_Weights
+
+    theirs = ResNet18_Weights.DEFAULT.transforms()
+    assert _normalisation(build("resnet18-imagenet", 2), None) == {
+        "mean": tuple(theirs.mean),
+        "std": tuple(theirs.std),
+    }
+
+
+def test_validation_images_that_the_weights_were_trained_on_are_told_of(
+    draw_folder: Draw, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw_folder(per_class=20)
+    assert main(["net-best", "--data", "shapes", "--epochs", "1", "--validation", "0.25", "--no-report"]) == 0
+    again = ["net-best", "--data", "shapes", "--weights", "cifar_net.pth", "--epochs", "1", "--output", "again.pth"]
+    assert main([*again, "--validation", "0.25", "--no-report"]) == 0
+    assert "were trained on" not in capsys.readouterr().out
+    assert main([*again, "--validation", "0.5", "--no-report"]) == 0
+    assert "were trained on 8 of the 16 validation images" in capsys.readouterr().out
 
 
 def test_a_teacher_of_other_classes_is_refused(draw_folder: Draw, capsys: pytest.CaptureFixture[str]) -> None:

@@ -56,6 +56,14 @@ def test_one_that_is_better_takes_the_place_of_one_that_guesses() -> None:
     assert served() != guessing
 
 
+def test_one_that_answers_nan_is_replaced() -> None:
+    net = Net(num_classes=2)
+    torch.nn.init.constant_(net.fc3.bias, torch.nan)
+    broken = save(Path("served.pth"), net, ModelCard(classes=SHAPES)).version
+    assert main([*RUN, "--epochs", "1", "--if-better"]) == 0
+    assert served() != broken
+
+
 def test_other_classes_are_not_replaced_and_what_cannot_be_asked_is_an_error(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -28,7 +28,7 @@ from training.recipe import TUTORIAL
 from training.resume import signals_put_off
 
 RUN = ["net-best", "--precision", "float32", "--data", "shapes", "--epochs", "8", "--batch-size", "8"]
-RUN += ["--report-every", "5", "--cutout", "4", "--cutmix", "0.5", "--no-report"]
+RUN += ["--report-every", "5", "--cutout", "4", "--cutmix", "0.5", "--teacher", "teacher.pth", "--no-report"]
 STOPS = {signal.SIGTERM: 143, signal.SIGKILL: -signal.SIGKILL}  # and the exit code of each; SIGINT is as SIGTERM
 
 
@@ -42,6 +42,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
             draw_shape(shape, number).save(folder / "shapes" / shape / f"{number}.png")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        assert main(["--data", "shapes", "--no-report", "--output", "teacher.pth"]) == 0
         assert main([*RUN, "--output", "never.pth"]) == 0
         for number, status in STOPS.items():
             assert stop_in_the_third_epoch(number, "--output", f"{number.name}.pth") == status
@@ -88,17 +89,28 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return capsys.readouterr().err
 
 
-def test_another_run_a_damaged_one_and_none_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_whoever_forgets_to_say_resume_loses_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    stopped = Path("SIGTERM.resume").read_bytes()
+    assert main([*RUN, "--output", "SIGTERM.pth"]) == 0
+    assert "lay in SIGTERM.resume: now in SIGTERM.resume.old\n" in capsys.readouterr().out
+    assert Path("SIGTERM.resume.old").read_bytes() == stopped
+
+
+def test_one_command_begins_a_run_and_goes_on_with_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*RUN, "--output", "other.pth", "--resume"]) == 0
+    assert "There is no other.resume to go on from: this run begins anew\n" in capsys.readouterr().out
+    assert Path("other.pth").read_bytes() == Path("never.pth").read_bytes()
+
+
+def test_another_run_and_a_damaged_one_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert "is of a run whose seed was 0, not 1" in refusal(capsys, "--seed", "1")
-    shutil.copytree("shapes", "fewer")
-    (Path("fewer") / "circle" / "0.png").unlink()
     assert "is of a run whose epochs was 8, not 9: repeat" in refusal(capsys, "--epochs", "9")
-    assert "is of a run whose data_fingerprint was" in refusal(capsys, "--data", "fewer")
     Path("damaged.resume").write_bytes(b"damaged")
-    assert "damaged.resume cannot be read" in refusal(capsys, "--output", "damaged.pth")
+    assert "damaged.resume is damaged: train anew without" in refusal(capsys, "--output", "damaged.pth")
     torch.save({"of": "something else"}, "damaged.resume")
-    assert "damaged.resume cannot be read" in refusal(capsys, "--output", "damaged.pth")
-    assert "there is no other.resume to go on from: train without" in refusal(capsys, "--output", "other.pth")
+    assert "damaged.resume is damaged: train anew without" in refusal(capsys, "--output", "damaged.pth")
+    draw_shape("circle", 60).save("shapes/circle/60.png")
+    assert "SIGTERM.resume is of other pictures, or they have changed: train without" in refusal(capsys)
 
 
 def test_a_disk_that_is_full_ends_the_run_and_leaves_what_was_saved_before(capsys: pytest.CaptureFixture[str]) -> None:
@@ -130,6 +142,17 @@ def test_a_second_signal_does_not_wait() -> None:
         assert told_to_stop()
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_signal_that_is_ignored_does_not_end_a_run() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell has it for what it runs in the background
+    try:
+        with signals_put_off() as told_to_stop:
+            signal.raise_signal(signal.SIGINT)
+            assert not told_to_stop()
+        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.usefixtures("sigterm_interrupts")

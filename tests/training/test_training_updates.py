@@ -11,7 +11,7 @@ from models.architectures import build
 from models.card import ModelCard
 from models.classifier import Classifier
 from training.recipe import FAST, NET_BEST, TUTORIAL, Recipe
-from training.updates import Updates, compiled, make_criterion, make_optimizer
+from training.updates import Updates, compiled, learning_rate_factor, make_criterion, make_optimizer
 
 BATCH = (torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(0)), torch.arange(8), 1.0)
 
@@ -72,6 +72,12 @@ def test_bfloat16_makes_nearly_the_same_updates_and_leaves_float32_weights() -> 
     assert losses["float32"][-1] < losses["float32"][0] - 0.05
 
 
+def test_labels_are_smoothed_and_a_teachers_answers_are_not() -> None:
+    outputs, answers = torch.randn(5, 10), torch.rand(5, 10).softmax(dim=1)
+    loss = make_criterion(replace(FAST, teacher="strong"), torch.arange(10))(outputs, answers)
+    torch.testing.assert_close(loss, -(answers * outputs.log_softmax(dim=1)).sum(dim=1).mean())
+
+
 def test_targets_may_be_of_several_classes() -> None:
     logits, labels = torch.randn(6, 3), torch.tensor([0, 0, 1, 1, 2, 2])
     one_hot = torch.eye(3)
@@ -82,6 +88,13 @@ def test_targets_may_be_of_several_classes() -> None:
         halves = (one_hot[labels] + one_hot[swapped]) / 2
         mean = (criterion(logits, labels) + criterion(logits, swapped)) / 2
         torch.testing.assert_close(criterion(logits, halves), mean)
+
+
+@pytest.mark.parametrize("updates", [1, 2, 4, 9, 11, 1000])
+def test_the_learning_rate_is_never_higher_than_at_its_highest(updates: int) -> None:
+    factors = [learning_rate_factor(NET_BEST, updates, done) for done in range(updates)]
+    assert 0.5 < max(factors) <= 1
+    assert min(factors) > 0
 
 
 def test_without_momentum_there_is_no_nesterov() -> None:
