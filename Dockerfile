@@ -60,8 +60,8 @@ ENV CIFAR_HOST=0.0.0.0 CIFAR_PORT=8000
 WORKDIR /models
 EXPOSE 8000
 HEALTHCHECK --start-period=60s --interval=10s --timeout=5s CMD \
-    ["python3", "-I", "-c", "import http.client as http, os, ssl; at = '127.0.0.1', int(os.environ['CIFAR_PORT']); \
-    tls = 'CIFAR_SSL_CERTFILE' in os.environ; anyone = ssl._create_unverified_context(); \
+    ["python3", "-I", "-c", "import http.client as http, os, ssl; at = '127.0.0.1', int(os.environ.get('CIFAR_PORT') or 8000); \
+    tls = os.environ.get('CIFAR_SSL_CERTFILE'); anyone = ssl._create_unverified_context(); \
     asked = http.HTTPSConnection(*at, context=anyone) if tls else http.HTTPConnection(*at); \
     asked.request('GET', '/readyz'); raise SystemExit(asked.getresponse().status != 200)"]
 CMD ["cifar-serve"]

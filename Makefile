@@ -23,7 +23,7 @@ train: $(READY)  ## train cifar_net.pth
 predict: $(READY)  ## classify images through the running service: ARGS=cat.jpg
 	@$(BIN)/cifar-predict $(ARGS)
 
-evaluate: $(READY)  ## measure held-out accuracy through the running service: ARGS='--data data'
+evaluate: $(READY)  ## measure held-out accuracy through the running service: ARGS='--data cifar10'
 	@$(BIN)/cifar-evaluate $(ARGS)
 
 test: $(READY)  ## run the tests

@@ -69,8 +69,9 @@ class _Service:
                 transport=transport,
                 verify=not url.lower().startswith("http:"),  # to read the certificates that there are takes 0.1 s
             )
-        except (ImportError, ValueError, httpx.InvalidURL) as error:
-            raise ValueError(f"a proxy that the environment names cannot be used: {error}") from None
+        except (ImportError, OSError, ValueError, httpx.InvalidURL) as error:
+            named = "a proxy" if not isinstance(error, OSError) else "SSL_CERT_FILE or SSL_CERT_DIR"
+            raise ValueError(f"{named} of the environment cannot be used: {error}") from None
         self._open()
 
     def _open(self) -> None:

@@ -41,7 +41,8 @@ def load(data: str, files: Path | None) -> Dataset:
         return Dataset("cifar10", cifar10_test(Path("data")), held_out=True)
     root = Path(data)
     if not root.is_dir():
-        raise CommandError(f"there is no folder {data}: --data takes a folder of images or the word cifar10")
+        alone = " without --files" if files else ""
+        raise CommandError(f"there is no folder {data}: --data takes a folder of images or the word cifar10{alone}")
     if files is not None:
         return Dataset(f"{data}, files of {files}", _listed(root, files), held_out=True)
     held_out = (root / "test").is_dir()
@@ -114,7 +115,7 @@ def _download() -> bytes:
                 for chunk in response.iter_bytes(2**20):
                     archive += chunk
                     advance(len(chunk))
-    except (httpx.HTTPError, httpx.InvalidURL, ImportError, ValueError) as error:  # the last three: a proxy's
+    except (httpx.HTTPError, httpx.InvalidURL, ImportError, OSError, ValueError) as error:  # the environment's too
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise CommandError(
             f"CIFAR-10 cannot be downloaded ({reason}): "

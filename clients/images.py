@@ -12,11 +12,12 @@ if TYPE_CHECKING:  # Pillow is imported when a picture comes, not when this pack
 ImageInput: TypeAlias = "str | os.PathLike[str] | bytes | PIL.Image.Image"
 SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".ppm")  # of files that are images
 
-_PNG_MODES = ("1", "L", "LA", "I", "I;16", "P", "RGB", "RGBA")
+_PNG_MODES = ("1", "L", "LA", "I;16", "P", "RGB", "RGBA")
+_TIFF_MODES = ("I", "F")  # grey of 32 bits, and in fractions
 
 
 def load(image: ImageInput) -> bytes | ImageError:
-    """The encoded image: a file's or the caller's bytes as they are, a PIL image as PNG, upright and without loss.
+    """The encoded image: a file's or the caller's bytes as they are, a PIL image upright and losslessly compressed.
 
     An ImageError `unreadable` where there is none. Raises TypeError for what is no image at all.
     """
@@ -26,7 +27,7 @@ def load(image: ImageInput) -> bytes | ImageError:
         if isinstance(image, (str, os.PathLike)):
             with open(image, "rb", buffering=0) as file:
                 return file.readall()
-        return _png(image)
+        return _encode(image)
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name, a mode that PNG lacks
         name = os.fspath(image) if isinstance(image, (str, os.PathLike)) else "the PIL image"
         reason = getattr(error, "strerror", None) or str(error)
@@ -45,15 +46,15 @@ def weigh(image: ImageInput) -> int:
     return image.width * image.height * 3 if hasattr(image, "width") else 0
 
 
-def _png(image: "PIL.Image.Image") -> bytes:
+def _encode(image: "PIL.Image.Image") -> bytes:
     import PIL.Image
     import PIL.ImageOps
 
     if not isinstance(image, PIL.Image.Image):
         raise TypeError(f"an image is a path, bytes or a PIL image, not {type(image).__name__}")
     upright = PIL.ImageOps.exif_transpose(image)  # PNG would lose the orientation that a camera's JPEG carries
-    if upright.mode not in _PNG_MODES:
+    if upright.mode not in _PNG_MODES + _TIFF_MODES:
         upright = upright.convert("RGBA" if upright.has_transparency_data else "RGB")
     buffer = io.BytesIO()
-    upright.save(buffer, "PNG", compress_level=1)
+    upright.save(buffer, "TIFF" if upright.mode in _TIFF_MODES else "PNG", compress_level=1)
     return buffer.getvalue()

@@ -4,7 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
 
-from clients.errors import ImageError, InvalidImage, PayloadTooLarge
+from clients.errors import CifarError, ImageError, InvalidImage, PayloadTooLarge
 from clients.images import ImageInput, load, weigh
 from clients.limiter import Limiter
 from clients.results import Answers
@@ -46,7 +46,12 @@ class Many:
             self._batch, self._bytes = [], 0
         answers: Answers = []
         while self._under_way and (self._under_way[0].done() or len(self._under_way) >= _AHEAD * self._limiter.limit):
-            answers += await self._next()
+            try:
+                answers += await self._next()
+            except CifarError:
+                if answers:  # they are given first; the next call comes upon the failure again
+                    break
+                raise
         return answers
 
     async def rest(self) -> Answers:
@@ -60,7 +65,10 @@ class Many:
         await asyncio.gather(*self._under_way, return_exceptions=True)
 
     async def _next(self) -> Answers:
-        answers = await self._under_way.popleft() if self._under_way else []
+        if not self._under_way:
+            return []
+        answers = await self._under_way[0]
+        self._under_way.popleft()
         if self._advance:
             self._advance(len(answers))
         return answers

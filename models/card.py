@@ -36,7 +36,7 @@ class Scores(_Section):
     n: int = Field(ge=1)
     accuracy: Fraction
     interval: tuple[Fraction, Fraction]
-    per_class: dict[str, Fraction]
+    per_class: dict[str, Fraction] = Field(min_length=1)
     calibration_error: Fraction
     uncalibrated_error: Fraction | None = Field(None, description="the same, of a temperature of 1")
     confusion: tuple[tuple[int, ...], ...] = Field((), description="images by true class (rows) and predicted class")

@@ -7,7 +7,6 @@ import numpy as np
 import numpy.typing as npt
 import simplejpeg
 from PIL import Image, ImageOps, UnidentifiedImageError
-from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TILELENGTH, TILEWIDTH, TiffImageFile
 
 # uint8 [..., H, W, 3], RGB, 0..255: the one image type that crosses the seams between our packages.
@@ -42,13 +41,13 @@ def decode(data: bytes, size: int, max_pixels: int = MAX_PIXELS) -> Pixels:
     """
     if not data:
         raise ImageError("empty", "the image is empty (0 bytes)")
+    if data.startswith(b"\xff\xd8\xff") and data.count(b"\xff\xda") > _MAX_JPEG_SCANS:
+        raise ImageError("corrupt_image", f"the JPEG has more than {_MAX_JPEG_SCANS} scans")
     if (pixels := _decode_exact_jpeg(data, size)) is not None:
         return pixels
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_pixels(_decoded_pixels(image), max_pixels)
-            if isinstance(image, JpegImageFile) and data.count(b"\xff\xda") > _MAX_JPEG_SCANS:
-                raise ImageError("corrupt_image", f"the JPEG has more than {_MAX_JPEG_SCANS} scans")
             return np.asarray(_square_rgb(image, size))
     except ImageError:
         raise
@@ -102,7 +101,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         return image
     if image.mode[0] in "IF":  # grey of 16 bits, of 32, or in fractions: Pillow's own conversion clips it at 255
         grey = np.asarray(image).astype(np.float32)
-        scale = 255 if image.mode == "F" and grey.max() <= 1 else 1 / 256 if grey.max() > 255 else 1
+        wide = image.mode.startswith("I;16") or grey.max() > 255
+        scale = 255 if image.mode == "F" and grey.max() <= 1 else 1 / 256 if wide else 1
         image = Image.fromarray(np.clip(grey * scale, 0, 255).astype(np.uint8))
     if image.has_transparency_data:
         rgba = image.convert("RGBA")

@@ -37,7 +37,10 @@ def _not_better(path: Path, card: ModelCard, data: Data, device: torch.device) -
     if (there.card.classes, there.card.input_size) != (card.classes, card.input_size):
         if served != path:  # nothing that knows these classes
             return None
-        return f"{path} has other classes or pictures of another size, so that no score can compare them"
+        raise TrainingError(
+            f"{path} has other classes or pictures of another size, so that no score can compare them: if the new ones "
+            "are right, promote once without --if-better"
+        )
     try:
         before = evaluate(there, data.pixels, data.labels, data.test, data.name)
     except TrainingError:  # it answers NaN

@@ -1,6 +1,7 @@
 """`Client` and `AsyncClient`: what they take for an image, what they answer, and how they connect."""
 
 import asyncio
+import io
 import json
 import subprocess
 import sys
@@ -40,10 +41,17 @@ def test_an_image_may_be_a_path_its_text_or_a_pil_image(service: FakeService, as
     assert class_ids(ask.many(service.url, images)) == [7, 7, 7]
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "I;16", "CMYK", "YCbCr", "HSV", "F"])
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "I;16", "I", "CMYK", "YCbCr", "HSV", "F"])
 def test_a_pil_image_of_any_mode_is_sent(service: FakeService, mode: str) -> None:
     with Client(service.url) as client:
         assert client.predict(Image.new(mode, (2, 2))).model == "cifar_net"
+
+
+def test_fractions_of_grey_arrive_as_they_are(service: FakeService) -> None:
+    with Client(service.url) as client:
+        client.predict(Image.new("F", (1, 1), 0.5))
+    with Image.open(io.BytesIO(service.asked[0].body)) as arrived:
+        assert arrived.getpixel((0, 0)) == 0.5
 
 
 def test_a_pil_image_is_sent_upright(service: FakeService) -> None:
@@ -71,8 +79,14 @@ def test_a_url_that_is_none_is_refused_at_once() -> None:
 @pytest.mark.parametrize(("name", "proxy"), [("ALL_PROXY", "socks5://host:1"), ("all_proxy", "socks://host:1")])
 def test_a_proxy_that_cannot_be_used_is_refused_at_once(monkeypatch: pytest.MonkeyPatch, name: str, proxy: str) -> None:
     monkeypatch.setenv(name, proxy)
-    with pytest.raises(ValueError, match="a proxy that the environment names cannot be used: "):
+    with pytest.raises(ValueError, match="a proxy of the environment cannot be used: "):
         Client()
+
+
+def test_certificates_that_are_not_there_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", "/nowhere.pem")
+    with pytest.raises(ValueError, match="SSL_CERT_FILE or SSL_CERT_DIR of the environment cannot be used: "):
+        Client("https://127.0.0.1")
 
 
 def test_top_names_the_likeliest_first_and_no_more_than_were_asked_for(service: FakeService, ask: Ask) -> None:

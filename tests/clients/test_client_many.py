@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 
 from clients import AsyncClient, Client, ImageError, ImageInput, Prediction
-from clients.limiter import BATCH_SIZE
-from clients.many import BATCH_BYTES, RAW_BYTES
+from clients.errors import ServiceUnreachable
+from clients.limiter import BATCH_SIZE, Limiter
+from clients.many import BATCH_BYTES, RAW_BYTES, Many
+from clients.results import Answers
 from tests.clients.conftest import Ask, class_ids
 from tests.clients.fake_service import Asked, FakeService, Silence, png
 
@@ -41,6 +43,25 @@ def test_a_bad_image_and_an_unreadable_file_get_their_error_in_place(
     assert class_ids(answers) == [1, "not_an_image", "unreadable", "unreadable", "unreadable", 2]
     assert str(answers[2]) == f"{tmp_path / 'missing.png'} cannot be read: no such file or directory"
     assert str(answers[3]) == f"{tmp_path} cannot be read: is a directory"
+
+
+def test_what_was_answered_before_a_failure_is_given_before_it() -> None:
+    async def ask(images: list[bytes], _: Limiter) -> Answers:
+        if images == [b"second"]:
+            raise ServiceUnreachable("gone")
+        return [ImageError("first", "")]
+
+    async def two_requests() -> None:
+        many = Many(ask, 16, None)
+        for image in (b"first", b"second"):
+            many.add(image)
+            assert await many.send() == []
+        await asyncio.wait(many._under_way)
+        assert class_ids(await many.rest()) == ["first"]
+        with pytest.raises(ServiceUnreachable):
+            await many.rest()
+
+    asyncio.run(two_requests())
 
 
 def test_a_stream_without_a_readable_image_asks_the_service_nothing(service: FakeService, ask: Ask) -> None:

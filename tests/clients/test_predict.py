@@ -211,7 +211,7 @@ def test_an_environment_that_cannot_be_used_is_one_sentence(
 ) -> None:
     monkeypatch.setenv(name, value)
     assert main(["circle.png"]) == 1
-    assert re.fullmatch("cifar-predict: (the API key|a proxy that the environment names) .*\n", capsys.readouterr().err)
+    assert re.fullmatch("cifar-predict: (the API key|a proxy of the environment) .*\n", capsys.readouterr().err)
 
 
 def test_a_wrong_key_says_where_the_right_one_goes(pictures: FakeService, capsys: pytest.CaptureFixture[str]) -> None:

@@ -97,6 +97,7 @@ def code_of(answer: bytes) -> str:
         pytest.param(b"P6 " + b"9" * 5000 + b" 1 255\n", CORRUPT, id="PPM with a huge number"),
         pytest.param(jpeg(65_535), TOO_LARGE, id="JPEG"),
         pytest.param(jpeg(8000, scans=600), CORRUPT, id="JPEG of many scans over many pixels"),
+        pytest.param(jpeg(32, scans=600), CORRUPT, id="JPEG of many scans of the size that the network takes"),
     ],
 )
 def test_a_pixel_bomb_is_refused(service: RunningService, picture: bytes, refusal: tuple[int, str]) -> None:

@@ -82,6 +82,8 @@ def test_fractions_of_grey_are_scaled() -> None:
 def test_sixteen_bit_grey_is_scaled_not_clipped() -> None:
     half = Image.fromarray(np.full((40, 40), 32768, np.uint16))
     assert_about(decode(encode(half), 32), (128, 128, 128), tolerance=1)
+    dark = Image.fromarray(np.full((40, 40), 200, np.uint16))
+    assert_about(decode(encode(dark), 32), (0, 0, 0), tolerance=1)
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])

@@ -68,9 +68,9 @@ def test_other_classes_are_not_replaced_and_what_cannot_be_asked_is_an_error(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     other = serve_one_that_says(0, ("cat", "dog"))
-    assert main([*RUN, "--epochs", "1", "--if-better"]) == 0
+    assert main([*RUN, "--epochs", "1", "--if-better"]) == 1
     assert served() == other
-    assert "has other classes" in capsys.readouterr().out
+    assert "has other classes or pictures of another size" in capsys.readouterr().err
     Path("served.pth").write_bytes(b"damaged")
     assert main([*RUN, "--epochs", "1", "--if-better"]) == 1
     assert "cannot be asked: served.pth is damaged" in capsys.readouterr().err
