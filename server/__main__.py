@@ -98,6 +98,8 @@ def _cannot_start(settings: "Settings") -> str | None:
     if not checkpoint.is_file():
         missing = f"{checkpoint} is a folder" if checkpoint.is_dir() else f"there is no checkpoint at {checkpoint}"
         return f"{missing}: train one with cifar-train, or name another with --checkpoint"
+    if not settings.model_name.isprintable():  # answers carry it, as UTF-8
+        return f"{str(checkpoint)!a} has characters in its name that no answer can show: rename it"
     return _cannot_deploy(settings) if settings.engine == "ray" else _cannot_listen(settings)
 
 
@@ -115,12 +117,12 @@ def _cannot_listen(settings: "Settings") -> str | None:
     if settings.device == "cuda" and not nvidia_gpus():
         return "--device cuda: this machine has no NVIDIA GPU, or no driver for it"
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
+    try:
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((settings.host, settings.port))
-        except OSError as error:
-            return f"cannot listen on {settings.host} port {settings.port} ({error.strerror}): choose another --port"
+    except OSError as error:
+        return f"cannot listen on {settings.host} port {settings.port} ({error.strerror}): choose another --port"
     return None
 
 

@@ -84,11 +84,11 @@ class ClassifierServer(litserve.LitServer):
         log.info(
             "at %s://%s:%d, with %d worker(s) of %d thread(s) on %s and %d HTTP process(es) on %d cores",
             "https" if self._settings.ssl_certfile else "http",
-            self._settings.host,
+            f"[{host}]" if ":" in (host := self._settings.host) else host,
             self._settings.port,
             self._engine.slots - 1,
             self._threads,
-            self.devices[0],
+            self._settings.accelerator(),
             self._settings.http_process_count(),
             cores(),
         )

@@ -52,9 +52,8 @@ class Batcher:
     async def infer(self, images: Sequence[Pixels]) -> Predictions:
         """Up to max_batch_size images, each uint8 [H, W, 3] → their predictions. Cancelled in time, it is dropped.
 
-        Raises QueueFull, or InferenceFailed.
+        They wait however many do already: whoever may be refused asks `check_room` first. Raises InferenceFailed.
         """
-        self.check_room()
         item = _Waiting(images, asyncio.get_running_loop().create_future())
         self._waiting.append(item)
         self._waiting_images += len(images)

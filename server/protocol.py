@@ -36,10 +36,12 @@ class OneWriteProtocol(HttpToolsProtocol):
         super().__init__(*args, **kwargs)
         self._patience_s = patience_s
         self._head_bytes = 0
-        self._seen: tuple[RequestResponseCycle | None, int] | None = (None, 0)  # in the last look, where nothing moved
+        # In the last look, where nothing moved: the request, how many wait behind it, and the bytes that left.
+        self._seen: tuple[RequestResponseCycle | None, int, int] | None = (None, 0, 0)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
-        super().connection_made(_GatheringTransport(transport, self.loop))  # type: ignore[arg-type]
+        self._gathering = _GatheringTransport(transport, self.loop)
+        super().connection_made(self._gathering)  # type: ignore[arg-type]
         self.flow = _Flow(self.transport, self.pipeline)
         self._looking = self.loop.call_later(self._patience_s, self._look)
 
@@ -66,7 +68,7 @@ class OneWriteProtocol(HttpToolsProtocol):
             client_is_next = False  # it is kept for the next request, for as long as that timer has it
         else:
             client_is_next = self.cycle is None or self.cycle.response_started or self.flow.write_paused
-        seen = (self.cycle, len(self.pipeline)) if client_is_next else None
+        seen = (self.cycle, len(self.pipeline), self._gathering.sent) if client_is_next else None
         if seen and seen == self._seen:
             self.transport.abort()  # closing it would wait until what we wrote is read
             return
@@ -108,6 +110,7 @@ class OneWriteProtocol(HttpToolsProtocol):
         line = f"{self.scope['method']} {self.url.decode('latin-1')} HTTP/{self.parser.get_http_version()}\r\n"
         headers = [b"%b: %b\r\n" % header for header in self.headers if header[0] != b"upgrade"]
         self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's own
         return line.encode("latin-1") + b"".join(headers) + b"\r\n" + rest
 
     def send_400_response(self, msg: str) -> None:
@@ -147,6 +150,7 @@ class _GatheringTransport:
         self._transport = transport
         self._loop = loop
         self._parts: list[bytes] = []
+        self._written = 0
         self.is_closing = transport.is_closing
 
     def write(self, data: bytes) -> None:
@@ -157,7 +161,13 @@ class _GatheringTransport:
     def _flush(self) -> None:
         parts, self._parts = self._parts, []
         if parts and not self.is_closing():
+            self._written += sum(map(len, parts))
             self._transport.writelines(parts)
+
+    @property
+    def sent(self) -> int:
+        """Bytes that are out of this process, which the client made room for."""
+        return self._written - self._transport.get_write_buffer_size()
 
     def close(self) -> None:
         self._flush()

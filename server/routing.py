@@ -74,7 +74,7 @@ class Routes(Router):
 
     def __init__(self, routes: Sequence[BaseRoute], lifespan: Lifespan[Any]) -> None:
         super().__init__(routes, lifespan=lifespan)
-        direct = [route for route in routes if isinstance(route, DirectRoute)]
+        direct = [route for route in routes if isinstance(route, DirectRoute) and not route.param_convertors]
         self._by_path = {(method, route.path): route for route in direct for method in route.methods or ()}
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:  # type: ignore[override]

@@ -90,7 +90,7 @@ class ApiKeys:
 
 def _read(path: Path) -> list[bytes]:
     try:
-        lines = path.read_text().splitlines()
+        lines = path.read_text("utf-8-sig").splitlines()  # Windows' editors mark UTF-8
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise KeysError(f"the API keys in {path} cannot be read: {reason}") from None

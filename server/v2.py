@@ -76,7 +76,7 @@ def read_request(body: bytes, json_length: str | None, card: ModelCard, max_imag
         if len({output.name for output in outputs}) < len(outputs):  # each would be an answer of its own
             raise BadRequest("an output is asked for once")
         images = _read_input(tensor, memoryview(body)[end:], card, max_images)
-        return InferRequest(str(document.get("id", "")), images, outputs)
+        return InferRequest(str(document.get("id") or ""), images, outputs)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         said = f"{type(error).__name__}: {error}"
         raise BadRequest(

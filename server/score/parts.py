@@ -37,14 +37,15 @@ class Parts:
         self._folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self._folder, os.O_RDONLY)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise ScoreError(f"another cifar-score is making {self._output}: name another --output") from None
             yield
-        except BlockingIOError:
-            raise ScoreError(f"another cifar-score is making {self._output}: name another --output") from None
-        finally:
-            os.close(descriptor)
             with suppress(OSError):  # with parts in it, it stays
                 self._folder.rmdir()
+        finally:
+            os.close(descriptor)
 
     def output_is_complete(self) -> bool:
         """Whether there is no more to do. Raises ScoreError."""

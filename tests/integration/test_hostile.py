@@ -172,6 +172,8 @@ HEADS = {
     "a NUL in the path": (post(b"", line=b"GET /a\0b HTTP/1.1"), *BAD),
     "an escape in the path": (post(b"", line=b"GET /\x1b[31m HTTP/1.1"), *BAD),
     "an escaped NUL in the path": (post(b"", line=b"GET /a%00%ff%zz HTTP/1.1"), *NOT_FOUND),
+    "a route's own pattern": (post(b"", line=b"GET /v2/models/%7Bname%7D HTTP/1.1"), 404, "unknown_model"),
+    "a pattern of files": (post(b"", line=b"GET /static/%7Bname%7D HTTP/1.1"), *NOT_FOUND),
     "an escaped NUL in a name": (
         post(b"", line=b"POST /v2/repository/models/%00%ff/load HTTP/1.1"),
         404,

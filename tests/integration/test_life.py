@@ -1,6 +1,7 @@
 """The service from its start to its end: what keeps it from starting, what it survives, how it stops."""
 
 import json
+import os
 import re
 import signal
 import socket
@@ -46,12 +47,19 @@ def of_another_architecture(folder: Path) -> Path:
     return folder / "net.pth"
 
 
+def of_a_name_that_is_not_utf8(folder: Path) -> Path:
+    path = folder / os.fsdecode(b"caf\xe9.pth")
+    path.touch()
+    return path
+
+
 @pytest.mark.parametrize(
     ("make_checkpoint", "says"),
     [
         (lambda folder: folder / "none.pth", "there is no checkpoint at"),
         (damaged, "is damaged or not a checkpoint"),
         (of_another_architecture, "does not fit the architecture 'net'"),
+        (of_a_name_that_is_not_utf8, "caf\\udce9.pth' has characters in its name that no answer can show: rename it"),
     ],
 )
 def test_a_checkpoint_that_cannot_be_served_is_one_sentence_and_exit_code_1(

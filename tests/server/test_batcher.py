@@ -108,10 +108,11 @@ def test_a_full_queue_refuses_and_takes_again_when_it_has_room() -> None:
         waiting = asyncio.create_task(batcher.infer(images(2)))
         await settle()
         with pytest.raises(QueueFull):
-            await batcher.infer(images(1))
+            batcher.check_room()
+        rest_of_a_request = asyncio.create_task(batcher.infer(images(2)))  # that there was room for when it came
         engine.released.set()
-        await asyncio.gather(running, waiting)
-        await batcher.infer(images(1))
+        await asyncio.gather(running, waiting, rest_of_a_request)
+        batcher.check_room()
 
     asyncio.run(scenario())
 

@@ -181,6 +181,7 @@ def test_what_is_complete_stays_and_what_is_something_else_is_refused(
     assert "is complete already" in capsys.readouterr().out
     with Parts(scored, str(root), describe("shapes", load(checkpoint).card), overwrite=False).locked():
         assert main(words) == 1
+        assert scored.with_name(f"{scored.name}.parts").is_dir(), "the lock of the first is there still"
     assert "another cifar-score is making" in capsys.readouterr().err
     assert main([*words[:-1], "tutorial"]) == 1
     assert "scored.parquet is not of this model: " in capsys.readouterr().err

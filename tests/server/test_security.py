@@ -48,10 +48,12 @@ def test_a_file_of_keys_is_followed_and_a_bad_one_takes_nobodys_key_away(
 ) -> None:
     monkeypatch.setattr(security, "_LOOK_AT_FILE_EVERY_S", 0)
     path = tmp_path / "keys"
-    path.write_text("# ours\nfirst\n")
+    path.write_bytes("# ours\nfirst\n".encode("utf-8-sig"))
     keys = ApiKeys(Settings(api_keys_file=path))
     assert accepted(keys, "first")
     assert not accepted(keys, "# ours")
+    path.write_text("first\n", "utf-8-sig")  # as Windows' editors have it
+    assert accepted(keys, "first")
     path.write_text("first\nsecond\n")
     assert accepted(keys, "second")
     path.write_text("second\n")
