@@ -1,19 +1,4 @@
-"""What the service refuses, and how it says so: RFC 9457 problem details with a stable `code`.
-
-ServiceError
-├── BadRequest            400  the request's form is wrong: JSON, multipart, top_k
-├── Unauthorized          401  the API key is missing or not valid
-├── UnknownModel          404  no model of that name is served
-├── RequestTimeout        408  the body did not arrive within the deadline
-├── CheckpointRefused     409  the checkpoint on disk cannot be served; the one before it serves on
-├── PayloadTooLarge       413  body, picture or number of images over the limit
-├── UnsupportedMediaType  415  a content type that we never take
-├── UnprocessableImage    422  not an image, truncated, empty
-├── QueueFull             429  more waits than may; Retry-After says when to come back
-├── InferenceFailed       500  the network failed on this batch; the log has the reason
-├── NotReady              503  no model is ready
-└── DeadlineExceeded      504  no answer within the deadline
-"""
+"""What the service refuses, and how it says so: RFC 9457 problem details with a stable `code`."""
 
 from http import HTTPStatus
 
@@ -41,11 +26,15 @@ class ServiceError(Exception):
 
 
 class BadRequest(ServiceError):
+    """The request's form is wrong: JSON, multipart, top_k."""
+
     status = HTTPStatus.BAD_REQUEST
     code = "bad_request"
 
 
 class Unauthorized(ServiceError):
+    """The API key is missing or not valid."""
+
     status = HTTPStatus.UNAUTHORIZED
     code = "unauthorized"
 
@@ -54,11 +43,15 @@ class Unauthorized(ServiceError):
 
 
 class UnknownModel(ServiceError):
+    """No model of that name is served."""
+
     status = HTTPStatus.NOT_FOUND
     code = "unknown_model"
 
 
 class RequestTimeout(ServiceError):
+    """The body did not arrive within the deadline."""
+
     status = HTTPStatus.REQUEST_TIMEOUT
     code = "request_timeout"
 
@@ -67,26 +60,36 @@ class RequestTimeout(ServiceError):
 
 
 class CheckpointRefused(ServiceError):
+    """The checkpoint on disk cannot be served; the one before it serves on."""
+
     status = HTTPStatus.CONFLICT
     code = "checkpoint_refused"
 
 
 class PayloadTooLarge(ServiceError):
+    """Body, picture or number of images over the limit."""
+
     status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
     code = "body_too_large"
 
 
 class UnsupportedMediaType(ServiceError):
+    """A content type that we never take."""
+
     status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
     code = "unsupported_media_type"
 
 
 class UnprocessableImage(ServiceError):
+    """Not an image, truncated, empty."""
+
     status = HTTPStatus.UNPROCESSABLE_ENTITY
     code = "corrupt_image"
 
 
 class QueueFull(ServiceError):
+    """More waits than may; Retry-After says when to come back."""
+
     status = HTTPStatus.TOO_MANY_REQUESTS
     code = "queue_full"
 
@@ -95,15 +98,21 @@ class QueueFull(ServiceError):
 
 
 class InferenceFailed(ServiceError):
+    """The network failed on this batch; the log has the reason."""
+
     code = "inference_failed"
 
 
 class NotReady(ServiceError):
+    """No model is ready."""
+
     status = HTTPStatus.SERVICE_UNAVAILABLE
     code = "not_ready"
 
 
 class DeadlineExceeded(ServiceError):
+    """No answer within the deadline."""
+
     status = HTTPStatus.GATEWAY_TIMEOUT
     code = "deadline_exceeded"
 

@@ -33,7 +33,6 @@ _RESERVED_BYTES = 256 * 1024
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 log = logging.getLogger(__name__)
-DESCRIBED = CollectorRegistry()
 
 
 class BulkHistogram(Histogram):
@@ -48,55 +47,31 @@ class BulkHistogram(Histogram):
             self._buckets[index].inc(int(counts[index]))
 
 
-REQUESTS = Counter(
-    "cifar_requests", "Requests answered; 499 is a client that went away.", ["route", "status"], registry=DESCRIBED
-)
+REQUESTS = Counter("cifar_requests", "Requests answered; 499 is a client that went away.", ["route", "status"])
 REQUEST_SECONDS = BulkHistogram(
     "cifar_request_duration_seconds",
     "Time from a request's header to the end of its answer.",
     ["route"],
     buckets=_SECONDS,
-    registry=DESCRIBED,
 )
-REJECTIONS = Counter(
-    "cifar_rejections", "Requests, and images among many, that were refused.", ["code"], registry=DESCRIBED
-)
+REJECTIONS = Counter("cifar_rejections", "Requests, and images among many, that were refused.", ["code"])
 QUEUE_SECONDS = BulkHistogram(
-    "cifar_queue_wait_seconds",
-    "Time a request's images waited for a free worker.",
-    buckets=_SECONDS,
-    registry=DESCRIBED,
+    "cifar_queue_wait_seconds", "Time a request's images waited for a free worker.", buckets=_SECONDS
 )
 BATCH_SIZE = BulkHistogram(
-    "cifar_batch_size_images",
-    "Images that the network took at once.",
-    buckets=[2**power for power in range(11)],
-    registry=DESCRIBED,
+    "cifar_batch_size_images", "Images that the network took at once.", buckets=[2**power for power in range(11)]
 )
-IMAGES = Counter("cifar_images", "Images classified.", registry=DESCRIBED)
-PREDICTIONS = Counter("cifar_predictions", "Images by the class predicted.", ["label"], registry=DESCRIBED)
-CONFIDENCE = BulkHistogram(
-    "cifar_confidence_ratio",
-    "Probability of the class predicted.",
-    buckets=CONFIDENCE_BOUNDS,
-    registry=DESCRIBED,
-)
-UNCERTAIN = Counter("cifar_uncertain_images", "Images marked uncertain.", registry=DESCRIBED)
-RELOADS = Counter("cifar_model_reloads", "Checkpoints taken over while serving.", registry=DESCRIBED)
-WORKER_RESTARTS = Counter("cifar_worker_restarts", "Workers that died and were replaced.", registry=DESCRIBED)
-IN_FLIGHT = Gauge(
-    "cifar_requests_in_flight",
-    "Requests under way, this one included.",
-    registry=DESCRIBED,
-    multiprocess_mode="livesum",
-)
-QUEUED = Gauge(
-    "cifar_queued_images", "Images that wait for a free worker.", registry=DESCRIBED, multiprocess_mode="livesum"
-)
+IMAGES = Counter("cifar_images", "Images classified.")
+PREDICTIONS = Counter("cifar_predictions", "Images by the class predicted.", ["label"])
+CONFIDENCE = BulkHistogram("cifar_confidence_ratio", "Probability of the class predicted.", buckets=CONFIDENCE_BOUNDS)
+UNCERTAIN = Counter("cifar_uncertain_images", "Images marked uncertain.")
+RELOADS = Counter("cifar_model_reloads", "Checkpoints taken over while serving.")
+WORKER_RESTARTS = Counter("cifar_worker_restarts", "Workers that died and were replaced.")
+IN_FLIGHT = Gauge("cifar_requests_in_flight", "Requests under way, this one included.", multiprocess_mode="livesum")
+QUEUED = Gauge("cifar_queued_images", "Images that wait for a free worker.", multiprocess_mode="livesum")
 REFUSED = Gauge(
     "cifar_checkpoint_refused",
     "1 while the checkpoint on disk cannot be served, and the one before it serves on.",
-    registry=DESCRIBED,
     multiprocess_mode="livesum",
 )
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence, Sized
 from functools import partial
+from http import HTTPStatus
 from typing import Any, Protocol, TypeVar
 
 import orjson
@@ -12,7 +13,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Router
 from starlette.types import Lifespan, Receive, Scope, Send
 
-from server.errors import PROBLEM, DeadlineExceeded, RequestTimeout, UnknownModel
+from server.errors import PROBLEM, DeadlineExceeded, RequestTimeout, ServiceError, UnknownModel
 from server.schemas import Problem
 from server.service import Classified, Service
 from server.settings import Settings
@@ -29,25 +30,12 @@ Read = TypeVar("Read", bound=Asked)
 Body = TypeVar("Body")
 Answer = TypeVar("Answer")
 
-_PROBLEMS = {
-    400: "malformed request",
-    404: "no model of that name",
-    408: "the body did not arrive within the deadline",
-    409: "the checkpoint cannot be served; the one before it serves on",
-    413: "body, picture or number of images over the limit",
-    415: "a content type that is never taken",
-    422: "not an image, truncated or empty",
-    429: "too many images wait; Retry-After says when to come back",
-    500: "the service failed; its log has the reason",
-    503: "no model is ready",
-    504: "no answer within the deadline",
-}
-
 
 def problems(*statuses: int, media_type: str = PROBLEM) -> dict[int | str, dict[str, Any]]:
     """For OpenAPI: what a route may refuse."""
     content = {media_type: {"schema": Problem.model_json_schema()}}
-    return {status: {"description": _PROBLEMS[status], "content": content} for status in statuses}
+    meanings = {kind.status: kind.__doc__ for kind in ServiceError.__subclasses__()}
+    return {status: {"description": meanings[HTTPStatus(status)], "content": content} for status in statuses}
 
 
 # Under /v1 and /v2, where they are of the protocol's media type.

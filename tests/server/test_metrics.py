@@ -11,16 +11,17 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from prometheus_client import REGISTRY
 
 from models.card import CONFIDENCE_BOUNDS, ModelCard, Scores
 from server.__main__ import main
-from server.metrics import CONFIDENCE, DESCRIBED, BulkHistogram, Seen, ServedModel
+from server.metrics import CONFIDENCE, BulkHistogram, Seen, ServedModel
 
 CARD = ModelCard(sha256="ab" * 32, uncertain_below=0.4)
 
 
 def value(name: str, **labels: str) -> float:
-    return DESCRIBED.get_sample_value(name, labels) or 0.0
+    return REGISTRY.get_sample_value(name, labels) or 0.0
 
 
 def test_many_values_at_once_are_the_same_values_one_by_one() -> None:
