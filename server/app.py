@@ -28,7 +28,7 @@ from server.asgi import build_app
 from server.engine import WorkerEngine
 from server.init import NO_PROCESS
 from server.metrics import SEEN, WORKER_RESTARTS, counting, until_ended
-from server.settings import Settings
+from server.settings import Settings, nvidia_gpus
 from server.worker import ClassifierAPI, socket_path
 
 # To uvicorn a SIGINT after a SIGTERM means: drop everything. The main process makes a SIGTERM of every Ctrl-C.
@@ -56,7 +56,9 @@ class ClassifierServer(litserve.LitServer):
         workers = settings.worker_count()
         self._threads = max(1, (cores() - settings.http_process_count()) // workers)
         self._api = ClassifierAPI(settings, sockets, self._threads)
-        super().__init__(self._api, accelerator=settings.accelerator(), workers_per_device=workers)
+        accelerator = settings.accelerator()
+        devices = nvidia_gpus() if accelerator == "cuda" else 1
+        super().__init__(self._api, accelerator=accelerator, devices=devices, workers_per_device=workers)
         count = len(self.devices) * workers
         self._engine = WorkerEngine([socket_path(sockets, worker_id) for worker_id in range(count)])
         self.app = build_app(settings, self._engine, self.lifespan)  # for LitServe's own

@@ -109,7 +109,15 @@ def _is_there(path: Path) -> bool:
 
 
 def nvidia_gpus() -> int:
-    """How many the driver lists. A worker whose torch cannot use them falls back to the CPU."""
+    """How many torch would find by what the driver lists, and CUDA_VISIBLE_DEVICES.
+
+    A worker whose torch cannot use them falls back to the CPU.
+    """
     from litserve.connector import check_cuda_with_nvidia_smi
 
-    return check_cuda_with_nvidia_smi() if shutil.which("nvidia-smi") else 0
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if not shutil.which("nvidia-smi") or visible in ("", "-1"):
+        return 0
+    if visible and visible.startswith(("GPU-", "MIG-")):  # by UUID, which LitServe takes for none
+        return len(visible.split(","))
+    return check_cuda_with_nvidia_smi()

@@ -1,14 +1,16 @@
 """One field is the flag, the environment variable and the help; a wrong value is one sentence and exit code 2."""
 
+import os
 import re
 import sys
 from pathlib import Path
 
 import pytest
+from litserve.connector import check_cuda_with_nvidia_smi
 
 from models.card import STRONG, TUTORIAL_NET
 from server.__main__ import main, read_settings
-from server.settings import Settings
+from server.settings import Settings, nvidia_gpus
 from tests.integration.running import run_unread
 
 
@@ -59,6 +61,25 @@ def test_what_else_has_the_name_of_a_shipped_checkpoint_is_not_taken_for_one(
     assert read_settings(["--checkpoint", "strong"]).checkpoint_path() == STRONG
     (tmp_path / "tutorial").touch()
     assert read_settings(["--checkpoint", "tutorial"]).checkpoint_path() == tmp_path / "tutorial"
+
+
+@pytest.mark.parametrize(("visible", "gpus"), [(None, 2), ("0", 1), ("", 0), ("-1", 0), ("GPU-3f,MIG-4a", 2)])
+def test_gpus_are_counted_as_torch_sees_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, visible: str | None, gpus: int
+) -> None:
+    (tmp_path / "nvidia-smi").write_text(
+        "#!/bin/sh\necho 'GPU 0: H200 (UUID: GPU-3f)'\necho 'GPU 1: H200 (UUID: GPU-4a)'\n"
+    )
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    check_cuda_with_nvidia_smi.cache_clear()
+    try:
+        assert nvidia_gpus() == gpus
+    finally:
+        check_cuda_with_nvidia_smi.cache_clear()
 
 
 def test_a_checkpoint_that_may_not_be_looked_at_is_not_passed_over_for_the_shipped_one(
