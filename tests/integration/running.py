@@ -76,6 +76,8 @@ def running_service(
     finally:
         if process.poll() is None:
             service.stop()
+        if log.is_file():
+            print(log.read_text(errors="replace")[-5000:])  # what pytest shows where a test failed
 
 
 def _is_ready(url: str, verify: ssl.SSLContext | bool) -> bool:

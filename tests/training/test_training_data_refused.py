@@ -68,7 +68,7 @@ def test_a_class_with_too_few_images_to_split_is_refused(draw_folder: Draw) -> N
     (root / "lonely").mkdir()
     Image.new("RGB", (8, 8), "red").save(root / "lonely" / "1.png")
     shutil.copy(root / "lonely" / "1.png", root / "lonely" / "2.png")
-    assert refusal(root).endswith("too few images that differ: add some to lonely")
+    assert refusal(root).endswith("too few images that differ: add some to lonely, or hold out less")
 
 
 def test_unreadable_images_are_counted_and_the_first_five_named(draw_folder: Draw) -> None:
