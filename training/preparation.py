@@ -111,9 +111,9 @@ def weights_to_start_from(recipe: Recipe) -> Classifier | None:
     return other
 
 
-def tell_of_known_images(start: Classifier, data: Data, validation: torch.Tensor) -> None:
+def tell_of_known_images(start: Classifier | None, data: Data, validation: torch.Tensor) -> None:
     """Where the weights to start from were trained on some of the images to validate with."""
-    before = start.card.training
+    before = start.card.training if start else None
     if before and before.data_fingerprint == data.fingerprint and before.validation_images < len(validation):
         seen = len(validation) - before.validation_images
         say(
@@ -138,9 +138,9 @@ def teacher_to_learn_from(recipe: Recipe, device: torch.device) -> Classifier | 
     return teacher.to(device)
 
 
-def refuse_other_classes(teacher: Classifier, classes: Sequence[str]) -> None:
+def refuse_other_classes(teacher: Classifier | None, classes: Sequence[str]) -> None:
     """Raises TrainingError where the `teacher` answers with others than these, or in another order."""
-    theirs = teacher.card.classes
+    theirs = teacher.card.classes if teacher else classes
     if list(theirs) != list(classes):
         known, wanted = (textwrap.shorten(", ".join(names), 60, placeholder=" …") for names in (theirs, classes))
         raise TrainingError(

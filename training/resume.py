@@ -60,13 +60,14 @@ class SavedRun:
             raise TrainingError(f"{self.path} is damaged: train anew without --resume") from None
         for name, value in self._identity.items():
             before = identity.get(name)
-            if name == "data_fingerprint" and before != value:
+            if before == value:
+                continue
+            if name == "data_fingerprint":
                 raise TrainingError(f"{self.path} is of other pictures, or they have changed: train without --resume")
-            if before != value:
-                raise TrainingError(
-                    f"{self.path} is of a run whose {name} was {before!r}, not {value!r}: "
-                    "repeat its command with --resume, or train anew without"
-                )
+            raise TrainingError(
+                f"{self.path} is of a run whose {name} was {before!r}, not {value!r}: "
+                "repeat its command with --resume, or train anew without"
+            )
         return state
 
     def save(self, state: dict[str, Any]) -> None:

@@ -64,12 +64,9 @@ def run(recipe: Recipe, options: Options) -> None:
         say(remark)
 
     images, validation = hold_back(data, recipe.validation)
-    if recipe.validation and not len(validation):
-        tell_of_no_validation(recipe)
-    if teacher:
-        refuse_other_classes(teacher, data.classes)
-    if start:
-        tell_of_known_images(start, data, validation)
+    tell_of_no_validation(recipe, validation)
+    tell_of_known_images(start, data, validation)
+    refuse_other_classes(teacher, data.classes)
     examples = Examples(data.pixels, data.labels, images, validation, teacher)
     classifier = make_classifier(recipe, data, images, options.seed, start).to(device)
     say(f"Training {recipe.architecture} by recipe {recipe.name} on {device}, seed {options.seed}")
@@ -102,11 +99,12 @@ def open_report(options: Options) -> "Report | None":
     return Report(report_folder(options.output))
 
 
-def tell_of_no_validation(recipe: Recipe) -> None:
-    say(
-        f"--validation {recipe.validation:g} keeps no image of classes this small: there will be no temperature "
-        "and no threshold for uncertain answers. Raise it, or add images"
-    )
+def tell_of_no_validation(recipe: Recipe, validation: torch.Tensor) -> None:
+    if recipe.validation and not len(validation):
+        say(
+            f"--validation {recipe.validation:g} keeps no image of classes this small: there will be no temperature "
+            "and no threshold for uncertain answers. Raise it, or add images"
+        )
 
 
 def train_and_tell(
