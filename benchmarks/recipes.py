@@ -75,12 +75,12 @@ def recipe_run(name: str, data: Data) -> Callable[[int], Result]:
 
     def run(seed: int) -> Result:
         classifier = make_classifier(recipe, data, images, seed)
-        card = classifier.card.model_copy(update={"flip_average": False})
+        card = classifier.card.model_copy(update={"flip_average": 0})
         examples = Examples(data.pixels, data.labels, images, validation)
         epochs = train(classifier, examples, recipe, seed, on_loss=lambda epoch, batch, loss: None)
         classifier.card = card
         plain = evaluate(classifier, data.pixels, data.labels, data.test, data.name).accuracy
-        classifier.card = card.model_copy(update={"flip_average": True})
+        classifier.card = card.model_copy(update={"flip_average": 1})
         averaged = evaluate(classifier, data.pixels, data.labels, data.test, data.name).accuracy
         return Result(plain, averaged, epochs[-1].seconds)
 

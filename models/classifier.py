@@ -1,11 +1,14 @@
 """Pixels in, probabilities out: a network with its normalisation inside, so that nobody can normalise otherwise."""
 
 from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 
 import torch
 from torch import nn
 
 from models.card import ModelCard
+
+_MKLDNN = {"bfloat16": "bf16", "float16": "fp16"}  # oneDNN's names
 
 
 class Classifier(nn.Module):
@@ -26,17 +29,49 @@ class Classifier(nn.Module):
         planes = pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
         return planes.div_(255).sub_(self.mean).div_(self.std)
 
-    def logits(self, pixels: torch.Tensor) -> torch.Tensor:
-        """uint8 [N, H, W, 3] → float32 [N, C], before the temperature."""
+    def once(self, pixels: torch.Tensor) -> torch.Tensor:
+        """uint8 [N, H, W, 3] → float32 [N, C], what the network answers to these very images."""
         planes = self.normalise(pixels)
         with autocast(planes.device, self.card.precision):
             logits: torch.Tensor = self.net(planes).float()
-            return (logits + self.net(planes.flip(3)).float()) / 2 if self.card.flip_average else logits
+        return logits
+
+    def logits(self, pixels: torch.Tensor) -> torch.Tensor:
+        """uint8 [N, H, W, 3] → float32 [N, C], before the temperature.
+
+        The network looks twice, and the second time at the mirror image, where it is less sure than `flip_average`:
+        a second look at the others would take as long again and change hardly a class.
+        """
+        logits = self.once(pixels)
+        if self.card.flip_average:
+            unsure = self._probabilities(logits).amax(dim=1) < self.card.flip_average
+            if unsure.any():
+                logits[unsure] = (logits[unsure] + self.once(pixels[unsure].flip(2))) / 2
+        return logits
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        return (self.logits(pixels) / self.card.temperature).softmax(dim=1)
+        return self._probabilities(self.logits(pixels))
+
+    def _probabilities(self, logits: torch.Tensor) -> torch.Tensor:
+        return (logits / self.card.temperature).softmax(dim=1)
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
-    """Inside it, convolutions and products of matrices are computed in `precision`; the weights stay float32."""
-    return nullcontext() if precision == "float32" else torch.autocast(device.type, getattr(torch, precision))
+    """Inside it, convolutions and products of matrices are computed in `precision`; the weights stay float32.
+
+    In float32 where the device has no other.
+    """
+    if precision == "float32" or not has(device.type, precision):
+        return nullcontext()
+    return torch.autocast(device.type, getattr(torch, precision))
+
+
+@cache
+def has(device_type: str, precision: str) -> bool:
+    """Whether the device computes in `precision`, rather than imitating it, which can take twenty times as long."""
+    if device_type == "cpu" and precision != "float32":
+        there = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        return bool(there and getattr(torch.ops.mkldnn, f"_is_mkldnn_{_MKLDNN[precision]}_supported")())
+    if device_type == "cuda" and precision == "bfloat16":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return True

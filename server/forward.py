@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from models.checkpoint import CheckpointError
-from models.classifier import Classifier
+from models.classifier import Classifier, has
 from models.pixels import Pixels
 from server.wire import Probabilities
 
@@ -43,7 +43,8 @@ def _try_out(classifier: Classifier, device: torch.device, kind: str, threads: i
     card = classifier.card
     shape = (_CANARY_IMAGES, card.input_size, card.input_size, 3)
     canary = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    as_said, exact = (_in_precision(classifier.to(device), precision) for precision in (card.precision, "float32"))
+    precision = card.precision if has(device.type, card.precision) else "float32"
+    as_said, exact = (_in_precision(classifier.to(device), each) for each in (precision, "float32"))
     forward = _eager(as_said, device)
     expected = forward(canary)
     if expected.shape != (_CANARY_IMAGES, len(card.classes)) or not np.isfinite(expected).all():
@@ -53,7 +54,7 @@ def _try_out(classifier: Classifier, device: torch.device, kind: str, threads: i
     if device.type != "cpu":
         return forward
     ways = [forward, *_other_ways_on_cpu(as_said)]
-    if card.precision != "float32":  # which is more exact, and faster where the CPU knows no other
+    if precision != "float32":  # which is more exact, and may be faster
         ways += _other_ways_on_cpu(exact)
     return fastest(ways, canary)
 
@@ -130,11 +131,13 @@ def _checked_onnxruntime(classifier: Classifier, canary: Pixels, threads: int) -
 def _onnxruntime(classifier: Classifier, canary: Pixels, threads: int) -> Forward:
     import onnxruntime
 
+    flip_average = classifier.card.flip_average
+    classifier = Classifier(classifier.net, classifier.card.model_copy(update={"flip_average": 0})).cpu().eval()
     model = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter that needs no further package is called the old one
         torch.onnx.export(
-            classifier.cpu(),
+            classifier,
             (torch.tensor(canary),),
             model,  # type: ignore[arg-type]  # a file object is taken too, says its documentation
             input_names=["pixels"],
@@ -145,4 +148,25 @@ def _onnxruntime(classifier: Classifier, canary: Pixels, threads: int) -> Forwar
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(model.getvalue(), options, providers=["CPUExecutionProvider"])
-    return lambda pixels: session.run(None, {"pixels": pixels})[0]
+
+    def forward(pixels: Pixels) -> Probabilities:
+        probabilities: Probabilities = session.run(None, {"pixels": pixels})[0]
+        return probabilities
+
+    return _flip_averaged(forward, flip_average) if flip_average else forward
+
+
+def _flip_averaged(forward: Forward, below: float) -> Forward:
+    """What `Classifier.logits` does, which has a branch, and a graph has none."""
+
+    def averaged(pixels: Pixels) -> Probabilities:
+        probabilities = forward(pixels)
+        unsure = probabilities.max(axis=1) < below
+        if unsure.any():
+            mirrored = forward(pixels[unsure, :, ::-1])
+            # The mean of logits is the geometric mean of probabilities, but for their sum. Added: where both are 0.
+            means = np.sqrt(probabilities[unsure]) * np.sqrt(mirrored) + np.finfo(np.float32).tiny
+            probabilities[unsure] = means / means.sum(axis=1, keepdims=True)
+        return probabilities
+
+    return averaged

@@ -12,7 +12,7 @@ from torch import nn
 from models.architectures import build
 from models.card import ModelCard, find
 from models.checkpoint import CheckpointError, card_path, load
-from models.classifier import Classifier
+from models.classifier import Classifier, has
 from training import distributed
 from training.data import Data
 from training.distributed import say
@@ -20,7 +20,6 @@ from training.errors import TrainingError
 from training.options import Options, held_out_path, resume_path
 from training.recipe import Recipe, change
 
-_MKLDNN = {"bfloat16": "bf16", "float16": "fp16"}  # oneDNN's names
 _INITIALISE_BY = 5000  # training images of 32×32 at most
 
 
@@ -59,19 +58,10 @@ def _check_writable(output: Path) -> None:
 
 def in_precision_of(device: torch.device, recipe: Recipe) -> Recipe:
     """The recipe, in float32 where the device would only imitate its precision, which takes longer; says so."""
-    if _has(device, recipe.precision):
+    if has(device.type, recipe.precision):
         return recipe
     say(f"This {device.type} has no {recipe.precision}: training in float32")
     return change(recipe, {"precision": "float32"})
-
-
-def _has(device: torch.device, precision: str) -> bool:
-    if device.type == "cpu" and precision != "float32":
-        there = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-        return bool(there and getattr(torch.ops.mkldnn, f"_is_mkldnn_{_MKLDNN[precision]}_supported")())
-    if device.type == "cuda" and precision == "bfloat16":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return True
 
 
 @torch.no_grad()
@@ -127,8 +117,6 @@ def teacher_to_learn_from(recipe: Recipe, device: torch.device) -> Classifier | 
     teacher = _checkpoint("teacher", recipe.teacher)
     if not teacher:
         return None
-    if not _has(device, teacher.card.precision):
-        teacher.card = teacher.card.model_copy(update={"precision": "float32"})
     if teacher.card.input_size != recipe.image_size:
         size = teacher.card.input_size
         raise TrainingError(

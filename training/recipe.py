@@ -62,8 +62,11 @@ class Recipe:
         le=1,
         description="chance (not alpha) that a square of an image is another's, and as much of its label",
     )
-    flip_average: bool = Field(
-        default=False, description="whether answers are the mean over an image and its mirror image, at twice the work"
+    flip_average: float = Field(
+        default=0,
+        ge=0,
+        le=1,
+        description="images with less confidence are answered mirrored too, and the mean counts: 0 none, 1 all of them",
     )
     precision: Literal["float32", "bfloat16", "float16"] = Field(
         default="float32",
@@ -128,7 +131,7 @@ FAST = Recipe(
     label_smoothing=0.2,
     flip="alternating",
     translate=2,
-    flip_average=True,
+    flip_average=0.8,
     precision="bfloat16",
 )
 

@@ -1,5 +1,6 @@
 """The classifier gives the probabilities that the tutorial's own pipeline gives."""
 
+import pytest
 import torch
 from torchvision import transforms
 
@@ -33,12 +34,31 @@ def test_the_saved_state_dict_holds_the_network_alone() -> None:
     assert list(Classifier(Net(), ModelCard()).net.state_dict()) == list(Net().state_dict())
 
 
-def test_the_cards_temperature_and_mirror_image_change_the_answer_as_they_say() -> None:
+@pytest.mark.parametrize("averaged", [0, 16, 32])
+def test_of_images_with_less_confidence_the_mirror_image_counts_as_much(averaged: int) -> None:
+    torch.manual_seed(0)
+    net = Net().eval()
+    pixels = torch.randint(0, 256, (32, 32, 32, 3), dtype=torch.uint8)
+    plain = Classifier(net, ModelCard(temperature=0.05))
+    with torch.inference_mode():
+        alone, mirrored = plain.logits(pixels), plain.logits(pixels.flip(2))
+        confidence, order = plain(pixels).amax(dim=1).sort()
+        below = [0.0, *((confidence[1:] + confidence[:-1]) / 2).tolist(), 1.0][averaged]
+        card = plain.card.model_copy(update={"flip_average": below})
+        expected = alone.index_copy(0, order[:averaged], ((alone + mirrored) / 2)[order[:averaged]])
+        torch.testing.assert_close(Classifier(net, card)(pixels), (expected / 0.05).softmax(dim=1))
+
+
+@pytest.mark.skipif(torch.ops.mkldnn._is_mkldnn_fp16_supported(), reason="this CPU has float16")
+def test_what_the_device_has_not_is_float32() -> None:
     torch.manual_seed(0)
     net = Net().eval()
     pixels = torch.randint(0, 256, (5, 32, 32, 3), dtype=torch.uint8)
-    plain = Classifier(net, ModelCard())
     with torch.inference_mode():
-        both = (plain.logits(pixels) + plain.logits(pixels.flip(2))) / 2
-        averaged = Classifier(net, ModelCard(temperature=2.5, flip_average=True))(pixels)
-        torch.testing.assert_close(averaged, (both / 2.5).softmax(dim=1))
+        assert torch.equal(
+            Classifier(net, ModelCard(precision="float16"))(pixels), Classifier(net, ModelCard())(pixels)
+        )
+
+
+def test_a_card_that_says_true_averages_all_images() -> None:
+    assert ModelCard.model_validate_json('{"flip_average": true}').flip_average == 1

@@ -31,7 +31,7 @@ def test_a_recipe_with_validation_images_puts_its_temperature_and_threshold_into
                 "--validation",
                 "0.25",
                 "--flip-average",
-                "yes",
+                "1",
                 "--no-report",
             ]
         )
@@ -39,7 +39,7 @@ def test_a_recipe_with_validation_images_puts_its_temperature_and_threshold_into
     )
     card = load(Path("cifar_net.pth")).card
     assert card.training is not None
-    assert (card.training.images, card.training.validation_images, card.flip_average) == (60, 20, True)
+    assert (card.training.images, card.training.validation_images, card.flip_average) == (60, 20, 1)
     assert card.temperature != 1
     assert card.uncertain_below is not None
     said = capsys.readouterr().out
