@@ -3,6 +3,7 @@
     CIFAR_DATA=data python -m benchmarks.recipes --seeds 5 net-best fast
 
 They take turns, seed by seed. Images are read before the clock starts; no test image was used to choose a recipe.
+With `--device cuda` airbench94 is left out: its published figures are a GPU's.
 """
 
 import argparse
@@ -21,8 +22,9 @@ from models.classifier import Classifier
 from training.data import Data, hold_back, load_folder
 from training.evaluation import evaluate
 from training.loop import Examples, train
-from training.preparation import make_classifier
+from training.preparation import choose_device, in_precision_of, make_classifier
 from training.recipe import RECIPES, Recipe, change
+from training.run import describe_hardware
 
 
 class Result(NamedTuple):
@@ -36,17 +38,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("names", nargs="*", default=["net-best", "fast"], metavar="RECIPE[:FIELD=VALUE...]")
     parser.add_argument("--seeds", type=int, default=1, help="runs of each (%(default)s)")
     parser.add_argument("--first", type=int, default=0, help="the first seed (%(default)s)")
+    parser.add_argument("--device", default="cpu", help="where our recipes are trained (%(default)s)")
     options = parser.parse_args(argv)
+    device = choose_device(options.device)
     data = load_folder(Path(os.environ.get("CIFAR_DATA", "data")), size=32)
-    runs: dict[str, Callable[[int], Result]] = {name: recipe_run(name, data) for name in options.names}
-    if any("airbench" in recipe_of(name).architecture for name in options.names):
+    runs: dict[str, Callable[[int], Result]] = {name: recipe_run(name, data, device) for name in options.names}
+    if device.type == "cpu" and any("airbench" in recipe_of(name).architecture for name in options.names):
         runs["airbench94"] = lambda seed: run_airbench94(data, seed)
     results: dict[str, list[Result]] = {name: [] for name in runs}
     for seed in range(options.first, options.first + options.seeds):
         for name, run in runs.items():
             results[name].append(run(seed))
             print(f"{name}, seed {seed}: {describe([results[name][-1]])}", flush=True)
-    print(f"{os.cpu_count()} cores, torch {torch.__version__}; {len(data.test)} test images")
+    print(f"{describe_hardware(device)}, torch {torch.__version__}; {len(data.test)} test images")
     for name, them in results.items():
         print(f"{name:24} {describe(them)} (n = {len(them)})")
     return 0
@@ -69,12 +73,12 @@ def recipe_of(name: str) -> Recipe:
     return change(RECIPES[name], dict(pair.split("=") for pair in changes))
 
 
-def recipe_run(name: str, data: Data) -> Callable[[int], Result]:
-    recipe = recipe_of(name)
+def recipe_run(name: str, data: Data, device: torch.device) -> Callable[[int], Result]:
+    recipe = in_precision_of(device, recipe_of(name))
     images, validation = hold_back(data, recipe.validation)
 
     def run(seed: int) -> Result:
-        classifier = make_classifier(recipe, data, images, seed)
+        classifier = make_classifier(recipe, data, images, seed).to(device)
         card = classifier.card.model_copy(update={"flip_average": 0})
         examples = Examples(data.pixels, data.labels, images, validation)
         epochs = train(classifier, examples, recipe, seed, on_loss=lambda epoch, batch, loss: None)

@@ -3,7 +3,8 @@
     CIFAR_DATA=data python -m benchmarks.training
 
 The two take turns, so that a machine that slows down slows down both. The script decodes each image whenever an epoch
-comes to it; we decode all of them once, before the loop, and the table says how long that took.
+comes to it; we decode all of them once, before the loop, and the table says how long that took. At its end we also draw
+a report, and it says how long that takes.
 """
 
 import argparse
@@ -22,10 +23,12 @@ from scipy.stats import ttest_ind
 
 from benchmarks import literal_tutorial
 from benchmarks.recipes import percent
+from models.card import TUTORIAL_NET
 from models.checkpoint import load
 from models.classifier import Classifier
 from training.data import Data, load_folder
-from training.evaluation import evaluate
+from training.evaluation import evaluate, logits_of, score
+from training.history import Epoch
 from training.loop import Examples, train
 from training.preparation import make_classifier
 from training.recipe import TUTORIAL, Recipe
@@ -57,6 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{name:<18} {statistics.median(rates):9.0f}  {min(rates):.0f} to {max(rates):.0f}")
     print(f"cifar-train is {statistics.median(ours) / statistics.median(literal):.1f} times as fast,")
     print(f"after {reading_s:.1f} s, once, for decoding {len(data.labels)} images")
+    first, *others = (report_s(data) for _ in range(options.rounds + 1))
+    print(f"a report takes {statistics.median(others):.1f} s, and {first:.1f} s with its imports")
     if options.seeds:
         compare_in_full(data, options.seeds)
     return 0
@@ -67,6 +72,26 @@ def train_ours(data: Data, updates: int, seed: int) -> float:
     drawn = data.train[torch.randperm(len(data.train))][: updates * TUTORIAL.batch_size]
     seconds, _ = _train(data, drawn, replace(TUTORIAL, epochs=1), seed)
     return seconds
+
+
+def report_s(data: Data) -> float:
+    """The seconds that a run's report takes, of the shipped network; the first time with what it imports."""
+    classifier = load(TUTORIAL_NET)
+    logits = logits_of(classifier, data.pixels, data.test)
+    card = classifier.card.model_copy(
+        update={"scores": score(logits, data.labels[data.test], classifier.card, data.name)}
+    )
+    epochs = [Epoch(number, 1 / number, 0.1, None, number) for number in range(1, 31)]
+    started = time.perf_counter()
+    from training.report import Report
+
+    with tempfile.TemporaryDirectory() as folder:
+        report = Report(Path(folder))
+        report.begin(classifier.net, Examples(data.pixels, data.labels, data.train), TUTORIAL, seed=0, resume=False)
+        for epoch in epochs:
+            report.add(epoch)
+        assert report.finish(card, epochs, data, logits)
+    return time.perf_counter() - started
 
 
 def compare_in_full(data: Data, seeds: int) -> None:

@@ -193,7 +193,8 @@ def describe(
 
 
 def describe_hardware(device: torch.device) -> str:
-    here = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{cores()} {platform.machine()} cores"
+    cpu = f"{cores()} {platform.machine()} cores ({torch.backends.cpu.get_cpu_capability()})"
+    here = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu
     here += " and their GPU (MPS)" if device.type == "mps" else ""
     processes, on_a_host = distributed.size(), distributed.local_size()
     return here if processes == 1 else f"{processes} processes, {on_a_host} on each host: {here}"
