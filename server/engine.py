@@ -161,7 +161,9 @@ class _Worker:
     def ask(self, message: bytes) -> asyncio.Future[Any]:
         """A batch → its Predictions; RELOAD → None."""
         answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._writer.write(FRAME_LENGTH.pack(len(message)) + message)
+        frame = FRAME_LENGTH.pack(len(message)) + message
+        if not self._writer.is_closing():  # where the worker is lost, but `close` still to come, uvloop would raise
+            self._writer.write(frame)
         self.unanswered.append(answer)  # now: one that was not sent would take the answer to the next
         return answer
 

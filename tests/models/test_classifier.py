@@ -6,7 +6,7 @@ from torchvision import transforms
 
 from models.architectures.net import Net
 from models.card import ModelCard
-from models.classifier import Classifier
+from models.classifier import Classifier, has
 
 
 def test_probabilities_equal_the_tutorials_transform_and_network() -> None:
@@ -49,7 +49,7 @@ def test_of_images_with_less_confidence_the_mirror_image_counts_as_much(averaged
         torch.testing.assert_close(Classifier(net, card)(pixels), (expected / 0.05).softmax(dim=1))
 
 
-@pytest.mark.skipif(torch.ops.mkldnn._is_mkldnn_fp16_supported(), reason="this CPU has float16")
+@pytest.mark.skipif(has("cpu", "float16"), reason="this CPU has float16")
 def test_what_the_device_has_not_is_float32() -> None:
     torch.manual_seed(0)
     net = Net().eval()

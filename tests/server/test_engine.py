@@ -1,14 +1,18 @@
-"""What an HTTP process makes of a worker that says what it cannot read."""
+"""What an HTTP process makes of a worker that says what it cannot read, or dies between two requests."""
 
 import asyncio
+import socket
 from pathlib import Path
 
+import numpy as np
 import pytest
+import uvloop
 
 from models.card import ModelCard
 from server import engine as engine_module
+from server.batcher import Batcher
 from server.engine import WorkerEngine
-from server.wire import FRAME_LENGTH, Kind
+from server.wire import FRAME_LENGTH, Kind, pack_batch, pack_predictions
 
 UNREADABLE = (b"", bytes([Kind.CARD, 0]) + b'{"temperature": null}', bytes([Kind.PREDICTIONS]), b"\xff\xff")
 
@@ -40,3 +44,57 @@ def test_a_worker_that_says_what_cannot_be_read_is_connected_to_anew(
 
     asyncio.run(scenario())
     assert caplog.text.count("cannot be read") == len(UNREADABLE)
+
+
+def test_a_request_that_comes_as_a_worker_dies_is_answered_by_the_next(tmp_path: Path) -> None:
+    """Its connection is closed then, though nobody has been told; uvloop, which serves, would not write to it."""
+    image = np.zeros((4, 4, 3), np.uint8)
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(tmp_path / "worker-0.sock"))
+    listener.listen()
+    listener.setblocking(False)
+
+    async def start_worker() -> socket.socket:
+        loop = asyncio.get_running_loop()
+        connection, _ = await loop.sock_accept(listener)
+        await loop.sock_sendall(connection, framed(bytes([Kind.CARD, 0]) + ModelCard().model_dump_json().encode()))
+        return connection
+
+    async def scenario() -> None:
+        engine = WorkerEngine([tmp_path / "worker-0.sock"])
+        batcher = Batcher(engine, max_batch_size=64, max_waiting_images=64)
+        connecting = asyncio.create_task(engine.keep_connected())
+        async with asyncio.timeout(10):
+            worker = await start_worker()
+            await engine.wait_until_ready()
+            first = asyncio.create_task(batcher.infer([image]))
+            await until_readable(worker)  # it stays unread, so that the worker's end will be a reset
+            second = asyncio.create_task(batcher.infer([image]))
+            await asyncio.sleep(0)  # about to be sent
+            worker.close()
+            worker = await start_worker()
+            for number, task in enumerate((first, second), start=1):
+                asked = 0
+                while asked < len(framed(pack_batch(image[None]))):
+                    asked += len(await asyncio.get_running_loop().sock_recv(worker, 1))
+                answer = framed(pack_predictions(np.array([[number]], np.float32)))
+                await asyncio.get_running_loop().sock_sendall(worker, answer)
+                assert (await task).probabilities.tolist() == [[number]]
+        connecting.cancel()
+        worker.close()
+
+    with listener, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(scenario())
+
+
+async def until_readable(connection: socket.socket) -> None:
+    while True:
+        try:
+            connection.recv(1, socket.MSG_PEEK)
+            return
+        except BlockingIOError:
+            await asyncio.sleep(0)
+
+
+def framed(message: bytes) -> bytes:
+    return FRAME_LENGTH.pack(len(message)) + message

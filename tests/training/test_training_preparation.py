@@ -11,6 +11,7 @@ from torch import nn
 from models.architectures import _ARCHITECTURES, build
 from models.card import SHIPPED, TUTORIAL_NET, ModelCard
 from models.checkpoint import load, save
+from models.classifier import has
 from training.__main__ import main
 from training.preparation import _normalisation, weights_to_start_from
 from training.recipe import RECIPES
@@ -141,7 +142,7 @@ def test_a_last_batch_of_one_image_that_cannot_be_normalised_is_one_sentence(
     assert said.err.endswith(": choose another --batch-size, or a larger --image-size\n")
 
 
-@pytest.mark.skipif(torch.ops.mkldnn._is_mkldnn_fp16_supported(), reason="this CPU has float16")
+@pytest.mark.skipif(has("cpu", "float16"), reason="this CPU has float16")
 def test_a_precision_that_the_device_has_not_is_not_imitated(
     draw_folder: Draw, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,7 +9,7 @@ import torch
 
 from models.architectures import build
 from models.card import ModelCard
-from models.classifier import Classifier
+from models.classifier import Classifier, has
 from training.recipe import FAST, NET_BEST, TUTORIAL, Recipe
 from training.updates import Updates, compiled, learning_rate_factor, make_criterion, make_optimizer
 
@@ -47,18 +47,34 @@ def test_what_a_network_holds_fixed_stays_as_it_was() -> None:
         assert torch.equal(parameter, before[name]) != parameter.requires_grad, name
 
 
-def test_updates_go_on_from_their_state_as_if_they_had_not_stopped() -> None:
-    one = classifier_of(FAST).train()
-    updates = Updates(one, FAST, count=4, labels=BATCH[1])
+def test_adam_makes_torchs_own_updates() -> None:
+    recipe = replace(TUTORIAL, optimizer="adam", weight_decay=0.01)
+    classifier = classifier_of(recipe).train()
+    net = copy.deepcopy(classifier.net)
+    Updates(classifier, recipe, count=3, labels=BATCH[1])([BATCH] * 3)
+    optimizer = torch.optim.Adam(net.parameters(), recipe.learning_rate, weight_decay=0.01)
+    for _ in range(3):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(net(BATCH[0]), BATCH[1]).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    for mine, theirs in zip(classifier.net.parameters(), net.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+@pytest.mark.parametrize("recipe", [FAST, replace(FAST, optimizer="adam", learning_rate=0.001)])
+def test_updates_go_on_from_their_state_as_if_they_had_not_stopped(recipe: Recipe) -> None:
+    one = classifier_of(recipe).train()
+    updates = Updates(one, recipe, count=4, labels=BATCH[1])
     updates([BATCH, BATCH])
     other = copy.deepcopy(one)
-    going_on = Updates(other, FAST, count=4, labels=BATCH[1])
+    going_on = Updates(other, recipe, count=4, labels=BATCH[1])
     going_on.restore(copy.deepcopy(updates.state()))
     assert updates([BATCH]) == going_on([BATCH])
     for mine, theirs in zip(one.net.parameters(), other.net.parameters(), strict=True):
         assert torch.equal(mine, theirs)
 
 
+@pytest.mark.skipif(not has("cpu", "bfloat16"), reason="this CPU has no bfloat16")
 def test_bfloat16_makes_nearly_the_same_updates_and_leaves_float32_weights() -> None:
     losses = {}
     for precision in ("float32", "bfloat16"):
