@@ -94,3 +94,14 @@ def shapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, service: FakeService
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
     return service
+
+
+@pytest.fixture
+def pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, service: FakeService) -> FakeService:
+    """The working directory has a circle, a square and a text; the service is CIFAR_URL."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CIFAR_URL", service.url)
+    Path("circle.png").write_bytes(png(0))
+    Path("square.png").write_bytes(png(1))
+    Path("text.png").write_bytes(b"text")
+    return service
