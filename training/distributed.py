@@ -45,7 +45,9 @@ def together() -> Iterator[None]:
     try:
         store, rank, size = next(rendezvous("env://", timeout=_PATIENCE))
         store = dist.PrefixStore(_meet(store, rank, size), store)  # type: ignore[attr-defined]
-        dist.init_process_group(store=store, rank=rank, world_size=size, timeout=_PATIENCE)
+        # By itself torch takes only that of the GPUs where there are any, and much of what we share lies on the CPU.
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_PATIENCE)
         yield
     except RuntimeError as error:
         if not isinstance(error, dist.DistError) and "gloo" not in str(error):

@@ -51,12 +51,13 @@ def fastest_execution(
 
 
 def choose(classifier: Classifier, recipe: Recipe) -> Execution:
-    if classifier.mean.device.type != "cpu":
-        return Execution(torch.get_num_threads(), onednn=True, channels_last=True)
-    batch_size = math.ceil(recipe.batch_size / distributed.size())
-    all_cores, one_core = (Execution(count, onednn=True, channels_last=True) for count in (torch.get_num_threads(), 1))
-    if recipe.teacher:  # most of the work, and large
+    channels_last = takes_channels_last(classifier)
+    all_cores, one_core = (
+        Execution(count, onednn=True, channels_last=channels_last) for count in (torch.get_num_threads(), 1)
+    )
+    if classifier.mean.device.type != "cpu" or recipe.teacher:  # which is most of the work, and large
         return all_cores
+    batch_size = math.ceil(recipe.batch_size / distributed.size())
     count, size = min(batch_size, _TRIAL_IMAGES), classifier.card.input_size
     pixels = torch.zeros((count, size, size, 3), dtype=torch.uint8)
     few = batch_size <= _FEW_IMAGES and recipe.precision == "float32"
@@ -71,6 +72,18 @@ def choose(classifier: Classifier, recipe: Recipe) -> Execution:
         return all_cores
 
 
+@torch.no_grad()
+def takes_channels_last(classifier: Classifier) -> bool:
+    """Whether the network runs that way, which is the fastest; one that flattens by `view` does not."""
+    trial, size = copy.deepcopy(classifier.net).eval().to(memory_format=torch.channels_last), classifier.card.input_size
+    blank = torch.zeros(1, size, size, 3, dtype=torch.uint8, device=classifier.mean.device)
+    try:
+        trial(classifier.normalise(blank))
+    except RuntimeError:
+        return False
+    return True
+
+
 def _apply(execution: Execution, net: nn.Module) -> None:
     torch.set_num_threads(execution.threads)
     torch.backends.mkldnn.enabled = execution.onednn  # type: ignore[assignment]  # a property of the module
@@ -78,16 +91,17 @@ def _apply(execution: Execution, net: nn.Module) -> None:
 
 
 def _seconds(execution: Execution, classifier: Classifier, pixels: torch.Tensor) -> float:
-    """For one step, at best; of a copy, so that trying leaves no trace."""
+    """For one step, at best; of a copy, and with its own draws, so that trying leaves no trace."""
     trial = copy.deepcopy(classifier)
     _apply(execution, trial.net)
     inputs = trial.normalise(pixels)
     trials: list[float] = []
     give_up_at = time.perf_counter() + _TRIALS_S
-    while len(trials) < 2 or (len(trials) < _TRIALS and time.perf_counter() < give_up_at):
-        started = time.perf_counter()
-        there_and_back(trial.net, inputs, classifier.card.precision)
-        trials.append(time.perf_counter() - started)
+    with torch.random.fork_rng(devices=[]):
+        while len(trials) < 2 or (len(trials) < _TRIALS and time.perf_counter() < give_up_at):
+            started = time.perf_counter()
+            there_and_back(trial.net, inputs, classifier.card.precision)
+            trials.append(time.perf_counter() - started)
     return min(trials)
 
 

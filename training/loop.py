@@ -19,7 +19,7 @@ from training import distributed
 from training.augmentation import Augmentation
 from training.errors import TrainingError
 from training.evaluation import accuracy, logits_of
-from training.execution import Execution, fastest_execution
+from training.execution import Execution, fastest_execution, takes_channels_last
 from training.history import Epoch
 from training.progress import progress_bar
 from training.recipe import Recipe
@@ -98,7 +98,7 @@ class Run:
         self._running_loss = 0.0  # since the last report
         self._classifier, self._recipe, self._execution = classifier, recipe, execution
         self._examples = examples._replace(pixels=_near(examples.pixels, classifier.mean.device))
-        if examples.teacher and execution.channels_last:
+        if examples.teacher and execution.channels_last and takes_channels_last(examples.teacher):
             examples.teacher.net.to(memory_format=torch.channels_last)
         # On the CPU, so that every device sees the same images in one order.
         self._draws = torch.Generator().manual_seed(seed)

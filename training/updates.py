@@ -35,6 +35,9 @@ class Updates:
         self._optimizer = make_optimizer(classifier.net, recipe)
         self._schedule = LambdaLR(self._optimizer, partial(learning_rate_factor, recipe, count))
         scaled = recipe.precision == "float16"  # its smallest numbers would be 0 unscaled
+        if scaled and recipe.optimizer == "sgd":  # the kernel makes them unfilled, also where the scaler skips its step
+            for parameter in filter(lambda each: each.requires_grad, classifier.net.parameters()):
+                self._optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         self._scaler = torch.amp.GradScaler(self._device.type, _FIRST_SCALE, enabled=scaled)
 
     @property

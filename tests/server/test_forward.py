@@ -12,6 +12,7 @@ from models.classifier import Classifier
 from models.pixels import Pixels
 from server.forward import fastest, make_forward
 from server.wire import Probabilities
+from tests.networks import Viewing
 
 CPU = torch.device("cpu")
 
@@ -25,15 +26,6 @@ def test_onnxruntime_gives_eagers_probabilities_for_any_number_of_images(flip_av
     for count in (1, 3, 64):
         pixels = np.random.default_rng(count).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
         np.testing.assert_allclose(faster(pixels), eager(pixels), atol=1e-5)
-
-
-class Viewing(Net):
-    """Flattens as the tutorial once did, which pixels laid out channels last do not allow."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        planes = self.pool(torch.relu(self.conv2(self.pool(torch.relu(self.conv1(x))))))
-        logits: torch.Tensor = self.fc3(torch.relu(self.fc2(torch.relu(self.fc1(planes.view(-1, 16 * 5 * 5))))))
-        return logits
 
 
 @pytest.mark.parametrize("net", [Net, Viewing])

@@ -36,6 +36,8 @@ from training.__main__ import main
 TROUBLE = {"stopped.pth": signal.SIGTERM, "killed.pth": signal.SIGKILL}
 folder, patience_s, runs = Path(sys.argv[1]), float(sys.argv[2]), json.loads(sys.argv[3])
 distributed._PATIENCE = timedelta(seconds=patience_s)
+# As on a machine that has one: by itself, torch would then share nothing that lies on the CPU.
+torch.accelerator.current_accelerator = lambda *_: torch.device("mps")
 evaluation._BATCH = 3  # so that the few images are scored by both
 rank, again = os.environ["RANK"], os.environ["TORCHELASTIC_RESTART_COUNT"] != "0"
 os.makedirs(folder / rank, exist_ok=True)

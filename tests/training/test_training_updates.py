@@ -88,6 +88,18 @@ def test_bfloat16_makes_nearly_the_same_updates_and_leaves_float32_weights() -> 
     assert losses["float32"][-1] < losses["float32"][0] - 0.05
 
 
+def test_an_overflow_in_the_first_update_leaves_nothing_behind() -> None:
+    recipe = replace(TUTORIAL, precision="float16")
+    classifier = classifier_of(recipe).train()
+    before = copy.deepcopy(classifier)
+    updates = Updates(classifier, recipe, count=3, labels=BATCH[1])
+    updates([(BATCH[0] * torch.inf, *BATCH[1:])])
+    Updates(before, recipe, count=3, labels=BATCH[1])([BATCH])
+    updates([BATCH])
+    for mine, theirs in zip(classifier.net.parameters(), before.net.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
 def test_labels_are_smoothed_and_a_teachers_answers_are_not() -> None:
     outputs, answers = torch.randn(5, 10), torch.rand(5, 10).softmax(dim=1)
     loss = make_criterion(replace(FAST, teacher="strong"), torch.arange(10))(outputs, answers)

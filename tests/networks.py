@@ -1,0 +1,22 @@
+"""Networks that users have and we do not."""
+
+import torch
+from torch import nn
+
+from models.architectures.net import Net
+
+
+class Viewing(Net):
+    """Flattens as the tutorial once did, which pixels laid out channels last do not allow."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        planes = self.pool(torch.relu(self.conv2(self.pool(torch.relu(self.conv1(x))))))
+        logits: torch.Tensor = self.fc3(torch.relu(self.fc2(torch.relu(self.fc1(planes.view(-1, 16 * 5 * 5))))))
+        return logits
+
+
+class Drawing(Net):
+    """Drops out some of what it sees while it is trained."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(nn.functional.dropout(x, 0.5, self.training))
