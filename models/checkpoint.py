@@ -5,6 +5,7 @@ torch is imported where tensors are made, since not every process that reads the
 
 import hashlib
 import io
+import json
 import logging
 import os
 import tempfile
@@ -46,7 +47,8 @@ def save(path: Path, net: "torch.nn.Module", card: ModelCard) -> ModelCard:
     torch.save({name: tensor.cpu() for name, tensor in net.state_dict().items()}, buffer)
     weights = buffer.getvalue()
     card = card.model_copy(update={"sha256": hashlib.sha256(weights).hexdigest()})
-    write_atomically({path: weights, card_path(path): card.model_dump_json(indent=2).encode() + b"\n"})
+    text = json.dumps(card.model_dump(), indent=2, ensure_ascii=False) + "\n"
+    write_atomically({path: weights, card_path(path): text.encode(errors="replace")})  # a path need not be UTF-8
     return card
 
 

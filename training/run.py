@@ -145,9 +145,12 @@ def print_epoch(epoch: Epoch) -> None:
 
 def calibrate(classifier: Classifier, data: Data, images: torch.Tensor) -> ModelCard:
     """The classifier's card, with temperature and threshold from these images, which it was not trained on."""
-    logits, labels = logits_of(classifier, data.pixels, images), data.labels[images]
-    right, temperature = accuracy(logits, labels), fit_temperature(logits, labels)
-    uncertain_below = least_usual_confidence(logits / temperature)
+    labels, temperature = data.labels[images], 1.0
+    for _ in range(2 if classifier.card.flip_average else 1):  # which images are answered mirrored too depends on it
+        classifier.card = classifier.card.model_copy(update={"temperature": temperature})
+        logits = logits_of(classifier, data.pixels, images)
+        temperature = fit_temperature(logits, labels)
+    right, uncertain_below = accuracy(logits, labels), least_usual_confidence(logits / temperature)
     say(
         f"Accuracy on the {len(labels)} validation images: {100 * right:.1f} %; temperature {temperature:.2f}; "
         f"uncertain below {100 * uncertain_below:.1f} % confidence"

@@ -27,6 +27,21 @@ def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.chdir(tmp_path)
 
 
+def test_paths_that_are_not_utf_8_are_trained_on_and_told(
+    draw_folder: Draw, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = draw_folder("caf\udce9")
+    for path in root.glob("*/*.png"):
+        path.rename(path.with_name(f"\udce9{path.name}"))
+    output = "mod\udce8le.pth"
+    assert main(["--data", root.name, "--output", output, "--epochs", "1", "--no-report"]) == 0
+    card = load(Path(output)).card
+    assert card.training is not None
+    assert (card.training.data, card.scores and card.scores.data) == ("caf?", "caf?, test images")
+    assert "--data 'caf?'" in card.training.command
+    assert r"'@caf\udce9/circle/\udce9" in capsys.readouterr().out
+
+
 def test_a_folder_of_two_classes_trains_and_is_told_apart(
     draw_folder: Draw, capsys: pytest.CaptureFixture[str]
 ) -> None:

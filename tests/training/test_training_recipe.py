@@ -5,10 +5,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
+from models.card import ModelCard
 from models.checkpoint import load
+from models.classifier import Classifier
 from training.__main__ import main
+from training.data import Data
+from training.evaluation import fit_temperature, least_usual_confidence, logits_of
 from training.recipe import FIELDS, NET_BEST, RECIPES, TUTORIAL
+from training.run import calibrate
 from training.updates import learning_rate_factor
 
 
@@ -31,7 +38,7 @@ def test_a_recipe_with_validation_images_puts_its_temperature_and_threshold_into
                 "--validation",
                 "0.25",
                 "--flip-average",
-                "1",
+                "0.8",
                 "--no-report",
             ]
         )
@@ -39,12 +46,34 @@ def test_a_recipe_with_validation_images_puts_its_temperature_and_threshold_into
     )
     card = load(Path("cifar_net.pth")).card
     assert card.training is not None
-    assert (card.training.images, card.training.validation_images, card.flip_average) == (60, 20, 1)
+    assert (card.training.images, card.training.validation_images, card.flip_average) == (60, 20, 0.8)
     assert card.temperature != 1
     assert card.uncertain_below is not None
     said = capsys.readouterr().out
     assert "on the 20 validation images: " in said
     assert f"temperature {card.temperature:.2f}; uncertain below {100 * card.uncertain_below:.1f} % confidence" in said
+
+
+class Lopsided(nn.Module):
+    """Sees the left half alone."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        left = 100 * x[..., :16].mean(dim=(1, 2, 3))
+        return torch.stack([left, -left], dim=1)
+
+
+def test_the_temperature_fits_the_answers_of_an_unsure_network_as_they_are_served() -> None:
+    pixels = torch.randint(0, 256, (500, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    classifier = Classifier(Lopsided(), ModelCard(classes=("bright", "dark"), flip_average=0.7))
+    every = torch.arange(500)
+    labels = (logits_of(classifier, pixels, every).argmax(dim=1) + (every % 3 == 0)) % 2
+    data = Data("", ("bright", "dark"), pixels, labels, [], every, every, "", (), False)
+    classifier.card = calibrate(classifier, data, every)
+    logits = logits_of(classifier, pixels, every)
+    assert classifier.card.temperature == pytest.approx(fit_temperature(logits, labels), rel=0.01)
+    assert classifier.card.uncertain_below == pytest.approx(
+        least_usual_confidence(logits / classifier.card.temperature), rel=0.01
+    )
 
 
 def test_list_shows_every_recipe_and_the_fields_of_one_as_changed(capsys: pytest.CaptureFixture[str]) -> None:
