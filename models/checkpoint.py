@@ -100,8 +100,12 @@ def _said(sentence: str) -> str:
     return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in said)
 
 
-def read(path: Path) -> tuple[bytes, ModelCard]:
-    """The weights' bytes and their card; a card of other weights is left out, saying so. Raises CheckpointError."""
+def read(path: Path, served: ModelCard | None = None) -> tuple[bytes, ModelCard]:
+    """The weights' bytes and their card; a card of other weights is left out, saying so.
+
+    That gives the weights the tutorial's ten classes: where they could take the place of what is `served` under other
+    names, or of themselves, it is refused. Raises CheckpointError.
+    """
     patience_until = time.monotonic() + _OTHER_HALF_S
     while True:
         weights = _read_weights(path)
@@ -110,6 +114,11 @@ def read(path: Path) -> tuple[bytes, ModelCard]:
         if card.sha256 in (None, sha256):
             return weights, card.model_copy(update={"sha256": sha256})
         if time.monotonic() > patience_until:
+            if served and (sha256 == served.sha256 or served.classes != ModelCard().classes):
+                raise CheckpointError(
+                    f"{card_path(path)} describes other weights than {path}: one of the two is still to come, or the "
+                    "card is an old one, to be removed"
+                )
             log.warning("%s describes other weights than %s: going on without it", card_path(path), path)
             return weights, ModelCard(sha256=sha256)
         time.sleep(0.05)

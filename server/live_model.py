@@ -2,8 +2,10 @@
 
 import contextlib
 import logging
+import os
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -113,17 +115,36 @@ class LiveModel:
         self._files, self._read_at = self._stat_files(), time.monotonic()
         path = self._settings.checkpoint_path()
         try:
-            weights, card = read(path)
+            weights, card = read(path, served)
             if served and card.input_size != served.input_size:
                 raise CheckpointError("it takes another input size: restart to serve it")
             if served and card.sha256 != served.sha256 and path.parent == PRETRAINED:
                 raise CheckpointError(f"{self._settings.checkpoint} is gone: restart to serve {path} in its place")
-            return self._try(make(path, weights, card)), weights
+            with self._survived() if served else contextlib.nullcontext():
+                return self._try(make(path, weights, card)), weights
         except CheckpointError:
             raise
         except Exception as error:
             log.exception("%s cannot be served", path)
             raise CheckpointError(f"{path} cannot be served: {type(error).__name__}: {error}") from error
+
+    @contextlib.contextmanager
+    def _survived(self) -> Iterator[None]:
+        """Refuses what has killed a worker that tried it, by its memory say, which no worker could catch.
+
+        Raises CheckpointError where one noted these very files as it entered the block, and ended in it.
+        """
+        note, files = self._last_good.with_suffix(".trying"), repr(self._files)
+        with contextlib.suppress(OSError):
+            worker, _, noted = note.read_text().partition(" ")
+            if noted == files and not _lives(int(worker)):
+                raise CheckpointError("a worker that tried it was killed, as where memory is short: put another there")
+        with contextlib.suppress(OSError):
+            note.write_text(f"{os.getpid()} {files}")
+        try:
+            yield
+        finally:
+            note.unlink(missing_ok=True)
 
     def _keep(self, weights: bytes) -> None:
         """Copy what serves now to `last_good`. A full disk is no harm."""
@@ -148,6 +169,14 @@ class LiveModel:
             except OSError:
                 stats.append(None)
         return stats
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def _usable(device: str) -> torch.device:

@@ -1,5 +1,8 @@
 """What a service that runs takes over, and what it does not so much as try."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,7 +11,7 @@ from torch import nn
 
 from models import architectures
 from models.architectures.net import Net
-from models.card import ModelCard
+from models.card import CIFAR10_CLASSES, ModelCard
 from models.checkpoint import CheckpointError, save
 from server import live_model
 from server.live_model import LiveModel
@@ -103,3 +106,67 @@ def test_without_reload_a_worker_that_starts_anew_serves_what_the_others_do(tmp_
     anew.reload()  # it is asked to
     assert anew.card == second
     assert start().card == second
+
+
+@pytest.mark.parametrize("classes", [CIFAR10_CLASSES, tuple("abcdefghij")])
+def test_a_card_that_comes_before_its_weights_renames_nothing(tmp_path: Path, classes: tuple[str, ...]) -> None:
+    path, other = tmp_path / "net.pth", tmp_path / "other.pth"
+    served = save(path, Net(), ModelCard(classes=classes, temperature=2))
+    model = LiveModel(Settings(checkpoint=path), tmp_path / "last.pth", "cpu", threads=1)
+    second = save(other, Net(), ModelCard(classes=classes, temperature=3))
+    other.with_suffix(".json").replace(path.with_suffix(".json"))
+    with pytest.raises(CheckpointError, match="one of the two is still to come"):
+        model.reload()
+    assert model.card == served
+    other.replace(path)
+    model.reload()
+    assert model.card == second
+
+
+def test_weights_of_other_classes_that_come_before_their_card_are_not_served_as_cifar_10(tmp_path: Path) -> None:
+    path = tmp_path / "net.pth"
+    served = save(path, Net(), ModelCard(classes=tuple("abcdefghij")))
+    model = LiveModel(Settings(checkpoint=path), tmp_path / "last.pth", "cpu", threads=1)
+    torch.save(Net().state_dict(), path)
+    with pytest.raises(CheckpointError, match="one of the two is still to come"):
+        model.reload()
+    assert model.card == served
+
+
+DEADLY = """
+import os, sys
+from pathlib import Path
+from models.architectures import register
+from models.architectures.net import Net
+from server.live_model import LiveModel
+from server.settings import Settings
+
+@register("deadly")
+class Deadly(Net):
+    def forward(self, x):
+        os.kill(os.getpid(), 9)
+
+LiveModel(Settings(checkpoint=Path("net.pth")), Path("last.pth"), "cpu", threads=1)
+"""
+
+
+def test_a_checkpoint_that_kills_a_worker_is_not_tried_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "net.pth"
+
+    def start() -> LiveModel:
+        return LiveModel(Settings(checkpoint=path), tmp_path / "last.pth", "cpu", threads=1)
+
+    served = save_net(path, seed=1)
+    start()
+    save(path, Net(), ModelCard(architecture="deadly"))
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    assert subprocess.run([sys.executable, "-c", DEADLY], env=environment, check=False).returncode == -9
+    anew = start()
+    assert (anew.card, anew.refused) == (served, True)
+    assert "a worker that tried it was killed" in caplog.text
+    second = save_net(path, seed=2)
+    anew.reload()
+    assert (anew.card, anew.refused) == (second, False)
