@@ -58,9 +58,15 @@ class OneWriteProtocol(HttpToolsProtocol):
             self.server_state.default_headers = [*self.server_state.default_headers, _CLOSE]
         if self.cycle is None or self.cycle.response_complete:
             self._unset_keepalive_if_required()
-            self.timeout_keep_alive_task = self.loop.call_later(_LAST_REQUEST_S, self.timeout_keep_alive_handler)
+            self.timeout_keep_alive_task = self.loop.call_later(_LAST_REQUEST_S, self._end_kept)
         else:
             super().shutdown()
+
+    def _end_kept(self) -> None:
+        """With TLS, closing waits 30 s for a client that does not read to close its side too."""
+        self.timeout_keep_alive_handler()
+        self._looking.cancel()
+        self._looking = self.loop.call_later(_LAST_REQUEST_S, self.transport.abort)
 
     def _look(self) -> None:
         """A timer for each connection, not each request: whether the client has got any further since the last look."""
