@@ -9,6 +9,7 @@ httpx is imported when a client is made: it takes 0.3 s, most of them for its ow
 
 import asyncio
 import operator
+import ssl
 import threading
 import time
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Coroutine, Generator, Iterable, Iterator
@@ -53,7 +54,7 @@ class _Service:
         """
         import httpx
 
-        self.url, self.timeout_s = protocol.service_url(url), timeout_s
+        self.url, self.timeout_s = protocol.without_password(protocol.service_url(url)), timeout_s
         self.deadline_s, self.retries = deadline_s, retries
         key = (api_key or "").strip()
         if not (key.isascii() and key.isprintable()):  # httpx would quote it in its complaint
@@ -107,7 +108,7 @@ class _Service:
                 async with asyncio.timeout(give_up_at - asked_at):
                     response = await self.http.post(**request)
                 error = protocol.failure(response)
-            except httpx.RequestError as lost:
+            except (httpx.RequestError, ssl.SSLError) as lost:  # the latter where TLS fails after its handshake
                 error = protocol.unreachable(lost, self.url, self.timeout_s)
             except TimeoutError:
                 error = ServiceTimeout(f"the service at {self.url} did not answer within {self.deadline_s:g} s in all")
@@ -116,15 +117,18 @@ class _Service:
                 if limiter:
                     limiter.answered(len(images), now)
                 return parse(response.content, len(images))
-            if limiter and isinstance(error, (TooManyRequests, NotReady, DeadlineExceeded)):
-                limiter.refused(asked_at, now)
+            too_slow = isinstance(error, (DeadlineExceeded, ServiceTimeout))
+            if limiter and (too_slow or isinstance(error, (TooManyRequests, NotReady))):
+                limiter.refused(asked_at, now, too_slow)
                 forgiven += isinstance(error, TooManyRequests)  # perhaps our own doing, so no failure
             await asyncio.sleep(protocol.pause_s(error, attempt, self.retries + forgiven, give_up_at - now))
             attempt += 1
-            if limiter and len(images) > limiter.batch_size:
-                half = len(images) // 2
-                halves = images[:half], images[half:]
-                return [answer for each in halves for answer in await self._ask(each, top_k, limiter, give_up_at)]
+            if limiter and len(images) > (size := limiter.batch_size):
+                answers: Answers = []
+                for start in range(0, len(images), size):
+                    answers += await self._ask(images[start : start + size], top_k, limiter, give_up_at)
+                    give_up_at = time.monotonic() + self.deadline_s  # the next has as long: the service does answer
+                return answers
 
 
 class AsyncClient(_Service):

@@ -15,6 +15,8 @@ from clients.datasets import Dataset
 if TYPE_CHECKING:
     import httpx
 
+    from clients.client import Client
+
 _ALL_CLASSES = 1_000_000  # the service gives as many as it has
 _DOT = b"P6 1 1 255\n\0\0\0"  # a picture, as PPM
 
@@ -49,6 +51,9 @@ def _evaluate(arguments: argparse.Namespace) -> int:
             f"warning: {dataset.name} has no test folder, so images that the model was trained on may be among these; "
             "--files names those that it was not"
         )
+    for url in (arguments.url, arguments.against) if arguments.against else ():  # before the minutes that each takes
+        with connect(url) as client:
+            _classes(client, dataset)
     found = {"data": dataset.name, **_score(arguments.url, dataset)}
     if arguments.against:
         found["against"] = _score(arguments.against, dataset)
@@ -71,22 +76,29 @@ def _score(url: str, dataset: Dataset) -> dict[str, Any]:
 
     async def note_latency(response: "httpx.Response") -> None:
         await response.aread()  # an answer's time is known when it is complete
-        latencies_s.append(response.elapsed.total_seconds())
+        if response.is_success:  # a refusal is quick
+            latencies_s.append(response.elapsed.total_seconds())
 
     with connect(url) as client:
-        ranked = client.predict(_DOT, top_k=_ALL_CLASSES).ranked
-        classes = [each.label for each in sorted(ranked, key=lambda each: each.class_id)]
-        unknown = sorted({example.truth for example in dataset.examples} - set(classes))
-        if unknown:
-            known = f"which {dataset.name} has; it knows {', '.join(classes)}"
-            raise CommandError(f"{url} does not know {', '.join(unknown)}, {known}")
+        classes = _classes(client, dataset)
         client.http.event_hooks = {"response": [note_latency]}
         start = time.perf_counter()
         answers = list(client.predict_many([example.image for example in dataset.examples], top_k=1, progress=True))
         seconds = time.perf_counter() - start
     if not latencies_s:
         raise CommandError(f"not one of the images can be read: {answers[0]}")
-    return {"service": url, **scores.summarise(classes, dataset.examples, answers, seconds, latencies_s)}
+    return {"service": client.url, **scores.summarise(classes, dataset.examples, answers, seconds, latencies_s)}
+
+
+def _classes(client: "Client", dataset: Dataset) -> list[str]:
+    """The service's, in their order. Raises CifarError, and CommandError where it does not know all of the data's."""
+    ranked = client.predict(_DOT, top_k=_ALL_CLASSES).ranked
+    classes = [each.label for each in sorted(ranked, key=lambda each: each.class_id)]
+    unknown = sorted({example.truth for example in dataset.examples} - set(classes))
+    if unknown:
+        known = f"which {dataset.name} has; it knows {', '.join(classes)}"
+        raise CommandError(f"{client.url} does not know {', '.join(unknown)}, {known}")
+    return classes
 
 
 def _say(sentence: str) -> None:

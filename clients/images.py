@@ -10,6 +10,16 @@ if TYPE_CHECKING:  # Pillow is imported when a picture comes, not when this pack
     import PIL.Image
 
 ImageInput: TypeAlias = "str | os.PathLike[str] | bytes | PIL.Image.Image"
+
+_TURNS = {  # by EXIF orientation: what makes a picture upright, of PIL.Image.Transpose
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
+}
 SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".ppm")  # of files that are images
 
 _PNG_MODES = ("1", "L", "LA", "I;16", "P", "RGB", "RGBA")
@@ -48,13 +58,25 @@ def weigh(image: ImageInput) -> int:
 
 def _encode(image: "PIL.Image.Image") -> bytes:
     import PIL.Image
-    import PIL.ImageOps
 
     if not isinstance(image, PIL.Image.Image):
         raise TypeError(f"an image is a path, bytes or a PIL image, not {type(image).__name__}")
-    upright = PIL.ImageOps.exif_transpose(image)  # PNG would lose the orientation that a camera's JPEG carries
+    upright = _upright(image)  # PNG would lose the orientation that a camera's JPEG carries
     if upright.mode not in _PNG_MODES + _TIFF_MODES:
         upright = upright.convert("RGBA" if upright.has_transparency_data else "RGB")
     buffer = io.BytesIO()
     upright.save(buffer, "TIFF" if upright.mode in _TIFF_MODES else "PNG", compress_level=1)
     return buffer.getvalue()
+
+
+def _upright(image: "PIL.Image.Image") -> "PIL.Image.Image":
+    """As ImageOps.exif_transpose, which raises where the EXIF or another tag in it is damaged."""
+    from PIL.ExifTags import Base
+    from PIL.Image import Transpose
+
+    image.load()
+    try:
+        turn = _TURNS.get(image.getexif().get(Base.Orientation, 1))
+    except Exception:  # what Pillow's parser meets
+        turn = None
+    return image.transpose(Transpose[turn]) if turn else image

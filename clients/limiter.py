@@ -63,11 +63,11 @@ class Limiter:
         if self.limit == self._good:  # tried in vain, or there is no further to go
             self._upwards, self._rest_until = not self._upwards, now + _REST_S
 
-    def refused(self, asked_at: float, now: float) -> None:
-        """A request that was sent at `asked_at` was one too many."""
+    def refused(self, asked_at: float, now: float, too_slow: bool = False) -> None:
+        """A request that was sent at `asked_at` was one too many, or of more images than are answered in time."""
         if asked_at >= self._lowered_at:  # else it was under way when the limit was lowered for another
-            if self.limit == 1:
-                self.batch_size = max(1, self.batch_size // 2)
+            if self.limit == 1 or too_slow:
+                self.batch_size = max(1, self.batch_size // (4 if too_slow else 2))  # few tries fit into a deadline
             self._good = self.limit = max(1, self.limit // 2)
             self._good_rate, self._upwards = 0.0, True
             self._began, self._answers, self._images = 0.0, 0, 0

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import urlsplit, urlunsplit
 
 from clients.errors import CifarError, ServiceTimeout, ServiceUnreachable, StatusError, error_for
 
@@ -24,9 +24,16 @@ def service_url(url: str) -> str:
 
     with suppress(ValueError, httpx.InvalidURL):
         parts = urlsplit(str(httpx.URL(url)))  # .port raises ValueError for one that is none
-        if parts.scheme in ("http", "https") and parts.hostname and parts.port != 0:
+        complete = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        if complete and not parts.query and not parts.fragment:  # a path is to follow
             return url
     raise ValueError(f"the service's address looks like http://127.0.0.1:8000, not {url!r}")
+
+
+def without_password(url: str) -> str:
+    """To be shown: in messages, and in the logs of CI."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
 def request(images: Sequence[bytes], top_k: int) -> dict[str, Any]:
@@ -58,7 +65,7 @@ def failure(response: "httpx.Response") -> StatusError | None:
     )
 
 
-def unreachable(error: "httpx.RequestError", url: str, timeout_s: float) -> ServiceUnreachable:
+def unreachable(error: Exception, url: str, timeout_s: float) -> ServiceUnreachable:
     """Our error for httpx's."""
     import httpx
 
@@ -93,5 +100,5 @@ def _retry_after_s(header: str | None) -> float | None:
         return None
     try:
         return max(0.0, float(header) if header.isdigit() else parsedate_to_datetime(header).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, OverflowError):
         return None

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 import simplejpeg
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import TILELENGTH, TILEWIDTH, TiffImageFile
 
 # uint8 [..., H, W, 3], RGB, 0..255: the one image type that crosses the seams between our packages.
@@ -17,6 +17,16 @@ FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
 SUFFIXES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"))  # of their files
 MAX_PIXELS = 64_000_000
 _MAX_JPEG_SCANS = 500  # a progressive JPEG has some 10; each goes over the whole picture, and can be 10 bytes
+_MAX_COMMENTS = 500  # of a PPM in decimals: Pillow copies the rest of a block for each
+_TURNS = {  # by EXIF orientation: what makes a picture upright
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit warns, and is another: ours is judged by the same header
 
 
@@ -43,6 +53,8 @@ def decode(data: bytes, size: int, max_pixels: int = MAX_PIXELS) -> Pixels:
         raise ImageError("empty", "the image is empty (0 bytes)")
     if data.startswith(b"\xff\xd8\xff") and data.count(b"\xff\xda") > _MAX_JPEG_SCANS:
         raise ImageError("corrupt_image", f"the JPEG has more than {_MAX_JPEG_SCANS} scans")
+    if data[:2] in (b"P1", b"P2", b"P3") and data.count(b"#") > _MAX_COMMENTS:
+        raise ImageError("corrupt_image", f"the PPM has more than {_MAX_COMMENTS} comments")
     if (pixels := _decode_exact_jpeg(data, size)) is not None:
         return pixels
     try:
@@ -91,9 +103,18 @@ def _check_pixels(pixels: int, max_pixels: int) -> None:
 def _square_rgb(image: Image.Image, size: int) -> Image.Image:
     # JPEG can decode at 1/2, 1/4 or 1/8 for a fraction of the work; twice the size is left for the antialiasing.
     image.draft(None, (2 * size, 2 * size))
-    upright = ImageOps.exif_transpose(image)
-    rgb = _to_rgb(upright)
+    rgb = _to_rgb(_upright(image))
     return rgb if rgb.size == (size, size) else ImageOps.fit(rgb, (size, size), Image.Resampling.BICUBIC)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """As ImageOps.exif_transpose, which refuses good pictures where the EXIF or another tag in it is damaged."""
+    image.load()
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # what Pillow's parser meets
+        return image
+    return image.transpose(_TURNS[orientation]) if orientation in _TURNS else image
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

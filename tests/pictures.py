@@ -2,6 +2,7 @@
 
 import colorsys
 import io
+import struct
 
 from PIL import Image, ImageDraw
 
@@ -28,3 +29,9 @@ def draw_flat(class_id: int, number: int) -> Image.Image:
     """A picture all of one colour: of each of ten classes another hue, and each number another shade of it."""
     red, green, blue = colorsys.hsv_to_rgb(class_id / 10, 0.9, 0.6 + number % 12 / 30)
     return Image.new("RGB", (32, 32), (round(255 * red), round(255 * green), round(255 * blue)))
+
+
+def exif_with_a_damaged_tag(orientation: int) -> bytes:
+    """EXIF of that orientation, and a resolution that is text, which it must not be."""
+    tags = struct.pack("<HHIHH", 0x0112, 3, 1, orientation, 0) + struct.pack("<HHI4s", 0x011A, 2, 3, b"72\0\0")
+    return b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2) + tags + bytes(4)

@@ -3,6 +3,7 @@
 import asyncio
 import io
 import json
+import ssl
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -13,8 +14,10 @@ import pytest
 from PIL import Image
 
 from clients import ClassProbability, Client, ImageInput, Prediction
+from clients.errors import ServiceUnreachable
 from tests.clients.conftest import Ask, class_ids
 from tests.clients.fake_service import FakeService, Reply, png
+from tests.pictures import exif_with_a_damaged_tag
 
 
 def test_a_prediction_says_the_class_its_confidence_the_runners_up_and_the_model(
@@ -62,6 +65,32 @@ def test_a_pil_image_is_sent_upright(service: FakeService) -> None:
     assert service.asked[0].body[16:24] == bytes([0, 0, 0, 2, 0, 0, 0, 4])  # PNG's width and height
 
 
+def test_a_pil_image_is_sent_upright_whatever_else_its_exif_says(service: FakeService) -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (4, 2)).save(file, "JPEG", exif=exif_with_a_damaged_tag(orientation=6))  # a quarter turn
+    with Image.open(file) as picture, Client(service.url) as client:
+        client.predict(picture)
+    assert service.asked[0].body[16:24] == bytes([0, 0, 0, 2, 0, 0, 0, 4])
+
+
+def test_a_password_in_the_address_is_used_and_not_shown(service: FakeService, ask: Ask) -> None:
+    ask.one(service.url.replace("http://", "http://user:secret@"), png(1))
+    assert service.asked[0].headers["authorization"].startswith("Basic ")
+    with pytest.raises(ServiceUnreachable, match=r"no answer from http://127\.0\.0\.1:9: ") as caught:
+        ask.one("http://user:secret@127.0.0.1:9", png(1), retries=0)
+    assert "secret" not in str(caught.value)
+
+
+def test_tls_that_fails_after_its_handshake_is_an_error_of_ours(ask: Ask) -> None:
+    """As where the service wants a certificate of the client."""
+
+    def refuse(request: httpx.Request) -> httpx.Response:
+        raise ssl.SSLError("TLSV13_ALERT_CERTIFICATE_REQUIRED")
+
+    with pytest.raises(ServiceUnreachable, match="CERTIFICATE_REQUIRED"):
+        ask.one("https://host", png(1), retries=0, transport=httpx.MockTransport(refuse))
+
+
 def test_what_is_no_image_at_all_is_the_callers_mistake(service: FakeService) -> None:
     with Client(service.url) as client:
         with pytest.raises(TypeError, match="not int"):
@@ -71,7 +100,15 @@ def test_what_is_no_image_at_all_is_the_callers_mistake(service: FakeService) ->
 
 
 def test_a_url_that_is_none_is_refused_at_once() -> None:
-    for url in ("localhost:8000", "ftp://host", "http://", "http://host:port", "http://127.0.0.256", "http://host\r"):
+    for url in (
+        "localhost:8000",
+        "ftp://host",
+        "http://",
+        "http://host:port",
+        "http://127.0.0.256",
+        "http://host\r",
+        "http://host?key=1",
+    ):
         with pytest.raises(ValueError, match=r"looks like http://127\.0\.0\.1:8000, not"):
             Client(url)
 

@@ -85,7 +85,14 @@ def test_retry_after_is_obeyed(service: FakeService, ask: Ask, impatient: None) 
 
 
 @pytest.mark.parametrize(
-    ("header", "seconds"), [("7", 7.0), ("0", 0.0), ("Thu, 01 Jan 1970 00:00:00 GMT", 0.0), ("soon", None)]
+    ("header", "seconds"),
+    [
+        ("7", 7.0),
+        ("0", 0.0),
+        ("Thu, 01 Jan 1970 00:00:00 GMT", 0.0),
+        ("soon", None),
+        ("Wed, 21 Oct 2015 07:28:00 +99999999999999999", None),
+    ],
 )
 def test_retry_after_is_seconds_or_a_date(service: FakeService, ask: Ask, header: str, seconds: float | None) -> None:
     service.script.append(problem(429, "queue_full", Retry_After=header))

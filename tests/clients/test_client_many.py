@@ -17,7 +17,7 @@ from clients.limiter import BATCH_SIZE, Limiter
 from clients.many import BATCH_BYTES, RAW_BYTES, Many
 from clients.results import Answers
 from tests.clients.conftest import Ask, class_ids
-from tests.clients.fake_service import Asked, FakeService, Silence, png
+from tests.clients.fake_service import Asked, Drop, FakeService, Reply, Silence, png, problem
 
 
 def test_many_answers_come_in_order_though_the_first_request_is_answered_last(service: FakeService, ask: Ask) -> None:
@@ -33,6 +33,21 @@ def test_many_answers_come_in_order_though_the_first_request_is_answered_last(se
     service.before = hold_the_first
     numbers = [0, *(1 + number % 255 for number in range(4 * BATCH_SIZE - 1))]
     assert class_ids(ask.many(service.url, map(png, numbers))) == numbers
+
+
+def test_a_service_that_takes_long_for_many_images_gets_fewer_in_a_request(
+    service: FakeService, impatient: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a slow one answers a folder, and not only its first 30 s of it."""
+    answer = service.answer
+
+    def answer_few(asked: Asked) -> Reply | Drop | Silence:
+        return answer(asked) if len(asked.images) <= 20 else problem(504, "deadline_exceeded")
+
+    monkeypatch.setattr(service, "answer", answer_few)
+    numbers = [number % 256 for number in range(1200)]
+    with Client(service.url) as client:
+        assert class_ids(list(client.predict_many(map(png, numbers)))) == numbers
 
 
 def test_a_bad_image_and_an_unreadable_file_get_their_error_in_place(

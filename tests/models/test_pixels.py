@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from models.pixels import ImageError, Pixels, decode
+from tests.pictures import exif_with_a_damaged_tag
 
 RED, BLUE = (220, 30, 40), (30, 40, 220)
 
@@ -99,6 +100,27 @@ def test_a_photo_is_turned_upright_by_its_exif_orientation() -> None:
     pixels = decode(encode(two_halves(), "JPEG", exif=exif, quality=95), 32)
     assert_about(pixels[:12], RED)
     assert_about(pixels[20:], BLUE)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_is_turned_as_pillow_does_whatever_else_the_exif_says(orientation: int) -> None:
+    corners = Image.fromarray(np.arange(2 * 2 * 3, dtype=np.uint8).reshape(2, 2, 3) * 20)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(encode(corners, exif=exif)))))
+    assert np.array_equal(decode(encode(corners, exif=exif_with_a_damaged_tag(orientation)), 2), expected)
+
+
+@pytest.mark.parametrize("image_format", ["PNG", "WEBP", "JPEG"])
+def test_exif_that_cannot_be_read_does_no_harm(image_format: str) -> None:
+    picture = encode(two_halves(), image_format, exif=b"Exif\0\0garbage!garbage!", dpi=(72, 72))
+    assert_about(decode(picture, 32)[:, :12], RED)
+
+
+def test_a_ppm_of_comments_is_refused_before_pillow_goes_through_them() -> None:
+    with pytest.raises(ImageError, match="more than 500 comments"):
+        decode(b"P3 2 2 255\n" + b"#\n" * 501 + b"0 " * 12, 2)
+    assert decode(b"P3 2 2 255\n" + b"#\n" * 500 + b"7 " * 12, 2).tolist() == [[[7] * 3] * 2] * 2
 
 
 def test_the_centre_square_counts() -> None:
