@@ -10,6 +10,7 @@ from starlette.responses import Response
 from models.pixels import ImageError
 
 PROBLEM = "application/problem+json"
+_MOST_SAID = 1000  # characters of a sentence that quotes a request
 
 
 class ServiceError(Exception):
@@ -20,7 +21,7 @@ class ServiceError(Exception):
 
     def __init__(self, detail: str, code: str | None = None, headers: dict[str, str] | None = None) -> None:
         super().__init__(detail)
-        self.detail = detail
+        self.detail = detail if len(detail) <= _MOST_SAID else f"{detail[:_MOST_SAID]} …"
         self.code = code or type(self).code
         self.headers = headers or {}
 

@@ -55,7 +55,7 @@ def serve_on_ray(settings: Settings) -> int:
                 _keep_deployed(settings, model)
     except KeyboardInterrupt:
         return 0
-    except (CheckpointError, RuntimeError, RayError) as error:
+    except (CheckpointError, RuntimeError, TimeoutError, RayError) as error:
         print(f"cifar-serve: {error}", file=sys.stderr)
         return 1
     finally:
@@ -114,7 +114,7 @@ def _keep_deployed(settings: Settings, model: LiveModel) -> NoReturn:
 def _deploy(settings: Settings, app: serve.Application, card: ModelCard, first: bool) -> None:
     try:
         serve.run(app, name=_APPLICATION)
-    except RuntimeError as error:
+    except (RuntimeError, TimeoutError, RayError) as error:  # also where a proxy or the controller was slow
         if first:
             raise
         log.error("%s is not served by all replicas: %s", card.version, error)

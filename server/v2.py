@@ -6,6 +6,7 @@ https://github.com/kserve/open-inference-protocol; extensions: Triton's binary_t
 
 import base64
 import binascii
+import itertools
 import math
 import struct
 from collections.abc import Iterator, Sequence
@@ -77,7 +78,7 @@ def read_request(body: bytes, json_length: str | None, card: ModelCard, max_imag
             raise BadRequest("an output is asked for once")
         images = _read_input(tensor, memoryview(body)[end:], card, max_images)
         return InferRequest(str(document.get("id") or ""), images, outputs)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:  # the last to print what is deep
         said = f"{type(error).__name__}: {error}"
         raise BadRequest(
             f"the JSON is no request of the Open Inference Protocol with one input, image or pixels ({said})"
@@ -131,7 +132,7 @@ def _read_input(tensor: dict[str, Any], binary: memoryview, card: ModelCard, max
 def _read_encoded(tensor: dict[str, Any], binary: memoryview | None, count: int) -> list[bytes]:
     try:
         if binary is not None:
-            images = list(_split_elements(binary))
+            images = list(itertools.islice(_split_elements(binary), count + 1))
         else:
             images = [base64.b64decode(text, validate=True) for text in tensor["data"]]
     except (binascii.Error, struct.error):
@@ -139,7 +140,8 @@ def _read_encoded(tensor: dict[str, Any], binary: memoryview | None, count: int)
             "the elements of image are encoded pictures: base64 in JSON, else each after its length in 4 bytes"
         ) from None
     if len(images) != count:
-        raise BadRequest(f"image has {len(images)} elements and a shape of {count}")
+        there = "more" if len(images) > count else len(images)
+        raise BadRequest(f"image has {there} elements and a shape of {count}")
     return images
 
 

@@ -46,7 +46,7 @@ def score_in_processes(
                 worker, name, chunk = busy.pop(ready)
                 try:
                     answer: Part | str = worker.recv()
-                except (EOFError, ConnectionError):
+                except (EOFError, OSError):  # the latter where it died in the middle of its answer
                     deaths[chunk["number"]] += 1
                     if deaths[chunk["number"]] == _LIVES:
                         raise ScoreError(_blame(chunk)) from None

@@ -4,6 +4,7 @@ import io
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from models.card import ModelCard
 from models.checkpoint import load
 from tests.integration.load import Load
 from tests.integration.running import RunningService, free_port, run_command, running_service, save_net, wait_until
@@ -22,6 +24,9 @@ from tests.pictures import draw_shape, encode
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install '.[ray]'")
 from ray.cluster_utils import Cluster
+from ray.exceptions import RayError
+
+from server.settings import Settings
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -154,3 +159,21 @@ def test_without_a_cluster_it_says_so_and_ends(tmp_path: Path) -> None:
     assert result.returncode == 1
     assert "there is no Ray cluster to join" in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("error", [TimeoutError, RuntimeError, RayError])
+def test_a_cluster_that_is_slow_to_take_a_new_checkpoint_keeps_the_service(
+    monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    """Ray waits a minute for every proxy; whoever started the service is told, and it is not taken down."""
+
+    def slow(*_: object, **__: object) -> None:
+        raise error("a proxy did not answer")
+
+    with warnings.catch_warnings(action="ignore"):  # Ray's own
+        from server import ray_run
+
+    monkeypatch.setattr("ray.serve.run", slow)
+    ray_run._deploy(Settings(), None, ModelCard(), first=False)  # type: ignore[arg-type]
+    with pytest.raises(error):
+        ray_run._deploy(Settings(), None, ModelCard(), first=True)  # type: ignore[arg-type]

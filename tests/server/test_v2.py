@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.card import ModelCard
-from server.errors import ServiceError
+from server.errors import BadRequest, ServiceError
 from server.v2 import read_request
 
 CARD = ModelCard()
@@ -93,6 +93,28 @@ def test_a_shape_without_end_is_refused_before_it_is_multiplied() -> None:
         read_request(body, None, CARD, max_images=10)
     assert time.perf_counter() - start < 5, "their product takes minutes"
     assert len(refusal.value.detail) < 200
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        {"name": "image", "datatype": "BYTES", "shape": "DEEP", "data": []},
+        {"name": "\x7f" * 10**6, "datatype": "BYTES", "shape": [1], "data": []},
+    ],
+)
+def test_what_a_request_says_is_not_said_back_without_end(tensor: dict[str, Any]) -> None:
+    body = json.dumps({"inputs": [tensor]}).replace('"DEEP"', "[" * 990 + "]" * 990).encode()
+    with pytest.raises(BadRequest) as refusal:
+        read_request(body, None, CARD, max_images=10)
+    assert len(refusal.value.detail) < 1100
+
+
+def test_elements_beyond_those_of_the_shape_are_not_gone_through() -> None:
+    data = bytes(4 * 10**6)  # a million of length 0
+    tensor = {"name": "image", "datatype": "BYTES", "shape": [1], "parameters": {"binary_data_size": len(data)}}
+    head = json.dumps({"inputs": [tensor]}).encode()
+    with pytest.raises(BadRequest, match="image has more elements and a shape of 1"):
+        read_request(head + data, str(len(head)), CARD, max_images=10)
 
 
 def test_an_output_that_is_asked_for_twice_is_refused() -> None:
