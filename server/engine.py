@@ -19,6 +19,7 @@ from server.wire import FRAME_LENGTH, RELOAD, Kind, Probabilities, pack_batch, u
 
 _RECONNECT_S = 0.05
 _UNREADABLE_S = 1.0  # until a worker whose message made no sense is asked again
+_RELOADS = 3
 
 log = logging.getLogger(__name__)
 
@@ -103,13 +104,16 @@ class WorkerEngine:
 
         Raises CheckpointRefused where it cannot be served: the one before it serves on.
         """
-        try:
-            await asyncio.gather(*(worker.ask(RELOAD) for worker in self._workers))
-        except InferenceFailed as error:
-            raise CheckpointRefused(error.detail) from None
-        except WorkerLost:
-            pass  # the worker that takes its place loads what is on disk
-        return await self.wait_until_ready()
+        for _ in range(_RELOADS):
+            await self.wait_until_ready()
+            try:
+                await asyncio.gather(*(worker.ask(RELOAD) for worker in self._workers))
+                return await self.wait_until_ready()
+            except InferenceFailed as error:
+                raise CheckpointRefused(error.detail) from None
+            except WorkerLost:  # the one that takes its place may serve what was served before: it is asked
+                continue
+        raise CheckpointRefused(f"{_RELOADS} times in a row a worker ended before it had loaded it")
 
     async def keep_connected(self) -> None:
         """Holds a connection to every worker, until cancelled."""

@@ -1,5 +1,6 @@
 """The routes of the Open Inference Protocol v2, for one model in one version; its messages are in `v2`."""
 
+import asyncio
 from importlib import metadata
 from typing import Any
 
@@ -9,7 +10,7 @@ from starlette.responses import Response
 
 from models.pixels import ImageError
 from server import v2
-from server.errors import image_refused
+from server.errors import DeadlineExceeded, image_refused
 from server.requests import read_body
 from server.routing import check_model, in_time, json_response, protocol_problems
 from server.schemas import Model, infer_openapi, model_openapi
@@ -97,10 +98,15 @@ def _add_repository(router: APIRouter, service: Service, settings: Settings) -> 
     @router.post(
         "/v2/repository/models/{name}/load",
         response_model=Model,
-        responses=protocol_problems(404, 409),
+        responses=protocol_problems(404, 409, 504),
         openapi_extra=model_openapi("{name}"),
         summary="Serve the checkpoint as it is on disk now",
     )
     async def load(request: Request) -> Response:
         check_model(request, service, settings)
-        return json_response({"name": settings.model_name, "version": (await service.reload()).version})
+        try:
+            async with asyncio.timeout(settings.deadline_s):
+                card = await service.reload()
+        except TimeoutError:  # no worker is there, or one does not answer
+            raise DeadlineExceeded(settings.deadline_s) from None
+        return json_response({"name": settings.model_name, "version": card.version})

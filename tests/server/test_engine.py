@@ -12,7 +12,7 @@ from models.card import ModelCard
 from server import engine as engine_module
 from server.batcher import Batcher
 from server.engine import WorkerEngine
-from server.wire import FRAME_LENGTH, Kind, pack_batch, pack_predictions
+from server.wire import FRAME_LENGTH, RELOAD, Kind, pack_batch, pack_predictions
 
 UNREADABLE = (b"", bytes([Kind.CARD, 0]) + b'{"temperature": null}', bytes([Kind.PREDICTIONS]), b"\xff\xff")
 
@@ -23,11 +23,11 @@ def test_a_worker_that_says_what_cannot_be_read_is_connected_to_anew(
     monkeypatch.setattr(engine_module, "_UNREADABLE_S", 0.0)
     card = ModelCard(sha256="a" * 64)
     ended = asyncio.Event()
-    messages = [*UNREADABLE, bytes([Kind.CARD, 0]) + card.model_dump_json().encode()]
+    messages = [*UNREADABLE, card_message(card)]
 
     async def say_one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         message = messages.pop(0)
-        writer.write(FRAME_LENGTH.pack(len(message)) + message)
+        writer.write(framed(message))
         await reader.read()
         writer.close()
         if not messages:
@@ -57,7 +57,7 @@ def test_a_request_that_comes_as_a_worker_dies_is_answered_by_the_next(tmp_path:
     async def start_worker() -> socket.socket:
         loop = asyncio.get_running_loop()
         connection, _ = await loop.sock_accept(listener)
-        await loop.sock_sendall(connection, framed(bytes([Kind.CARD, 0]) + ModelCard().model_dump_json().encode()))
+        await loop.sock_sendall(connection, framed(card_message(ModelCard())))
         return connection
 
     async def scenario() -> None:
@@ -85,6 +85,36 @@ def test_a_request_that_comes_as_a_worker_dies_is_answered_by_the_next(tmp_path:
 
     with listener, asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(scenario())
+
+
+def test_a_checkpoint_is_loaded_by_the_worker_that_takes_the_place_of_one_that_died(tmp_path: Path) -> None:
+    cards = [ModelCard(sha256=letter * 64) for letter in "ab"]
+    workers, ended = iter(range(2)), asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        worker = next(workers)
+        writer.write(framed(card_message(cards[0])))
+        assert await reader.readexactly(FRAME_LENGTH.size) == framed(RELOAD)
+        if worker == 1:  # the other one dies of it
+            writer.write(framed(card_message(cards[1])) + framed(bytes([Kind.RELOADED])))
+            await reader.read()
+            ended.set()
+        writer.close()
+
+    async def scenario() -> None:
+        async with await asyncio.start_unix_server(serve, tmp_path / "worker-0.sock"):
+            engine = WorkerEngine([tmp_path / "worker-0.sock"])
+            connecting = asyncio.create_task(engine.keep_connected())
+            async with asyncio.timeout(10):
+                assert await engine.reload() == cards[1]
+            connecting.cancel()
+            await ended.wait()
+
+    asyncio.run(scenario())
+
+
+def card_message(card: ModelCard) -> bytes:
+    return bytes([Kind.CARD, 0]) + card.model_dump_json().encode()
 
 
 async def until_readable(connection: socket.socket) -> None:

@@ -21,7 +21,7 @@ DEADLINE_S = 0.05  # where the page has the default
 
 
 class NeverDone:
-    """An engine whose first batch takes for ever."""
+    """An engine whose first batch takes for ever, as does what it is asked to load."""
 
     slots = 1
     ready = True
@@ -32,7 +32,8 @@ class NeverDone:
         raise AssertionError
 
     async def reload(self) -> ModelCard:
-        return self.card
+        await asyncio.Event().wait()
+        raise AssertionError
 
 
 async def ask_for_more_than_it_can() -> list[httpx.Response]:
@@ -59,3 +60,13 @@ def test_the_refusals_that_the_page_shows_are_the_services_own() -> None:
         detail = answer.json()["detail"].replace(f"{DEADLINE_S:g} s", f"{Settings().deadline_s:g} s")
         assert {**answer.json(), "detail": detail} == {**problem, "request_id": answer.headers["X-Request-ID"]}
     assert {answer.status_code for answer in answers} == set(shown) == {401, 429, 504}
+
+
+def test_a_checkpoint_that_no_worker_loads_in_time_is_a_timeout() -> None:
+    async def load() -> httpx.Response:
+        app = build_app(Settings(deadline_s=DEADLINE_S), NeverDone(), lambda app: contextlib.nullcontext())
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service") as client:
+            return await client.post("/v2/repository/models/cifar_net/load")
+
+    answer = asyncio.run(load())
+    assert (answer.status_code, answer.json()["code"]) == (504, "deadline_exceeded")
