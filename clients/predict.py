@@ -69,7 +69,8 @@ def _expand(arguments: Sequence[str]) -> Iterator[str]:
         there = os.path.exists(argument)
         for name in [argument] if there else sorted(glob.glob(argument, recursive=True)) or [argument]:
             if not os.path.isdir(name):
-                yield name
+                if there or os.path.isfile(name) or not os.path.exists(name):  # a pipe that a glob found would block
+                    yield name
             elif there or "**" not in argument:  # which has gone into the folders itself
                 yield from _walk(name)
 

@@ -144,6 +144,7 @@ class ClassifierServer(litserve.LitServer):
                 self.inference_workers[worker_id] = self._start_worker(worker_id)
             except NO_PROCESS as error:  # perhaps not for long
                 log.error("no worker can be started: %s", error)
+                self._drained.wait(_FAILED_START_S)
                 continue
             WORKER_RESTARTS.inc()
             if self._drained.is_set():  # whoever ends all workers may have looked at them before

@@ -51,7 +51,8 @@ def cached(root: Path, names: Sequence[str], size: int, fill: Callable[[Records]
         raise
     for other in folder.glob(f"{place}-*.npy"):
         if other != path:  # what the folder held before, or half of it, which a killed run left
-            other.unlink(missing_ok=True)
+            with suppress(OSError):  # another user's, perhaps
+                other.unlink(missing_ok=True)
     with suppress(FileNotFoundError):  # another run has put the next one in its place
         return _map(path)
     return records

@@ -60,7 +60,7 @@ class Scorer:
         pixels, errors = np.zeros((len(names), size, size, 3), np.uint8), dict[int, str]()
         for index, name in enumerate(names):
             try:
-                with open(folder + name, "rb", buffering=0) as file:
+                with open(folder + name, "rb", buffering=0, opener=_open_at_once) as file:
                     pixels[index] = decode(file.readall(), size)
             except ImageError as error:
                 errors[index] = f"{error.code}: {error.detail}"
@@ -76,3 +76,8 @@ class Scorer:
                 class_id = class_ids[index]
                 row = {"label": classes[class_id], "class_id": class_id, "confidence": confidences[index]}
                 yield {"path": path, **row, "probabilities": probabilities[index]}
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """A pipe would keep us waiting for somebody to write into it; so it is empty."""
+    return os.open(path, flags | os.O_NONBLOCK)

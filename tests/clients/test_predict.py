@@ -81,8 +81,9 @@ def test_what_is_hidden_in_a_folder_is_passed_over_and_a_pipe_not_waited_for(
         Path(name).write_bytes(png(1))
     os.mkfifo(".all/pipe.png")
     Path(".all/gone.png").symlink_to("nowhere.png")
-    assert main([".all"]) == 1
-    assert told(capsys) == [(".all/a.png", "square"), (".all/gone.png", "unreadable")]
+    for images in (".all", ".all/*.png"):
+        assert main([images]) == 1
+        assert told(capsys) == [(".all/a.png", "square"), (".all/gone.png", "unreadable")]
 
 
 def test_a_folder_that_cannot_be_read_is_told(pictures: FakeService, capsys: pytest.CaptureFixture[str]) -> None:

@@ -223,6 +223,22 @@ def test_parts_are_of_one_model_and_of_the_images_as_they_are(
         fewer.merge()
 
 
+def test_links_that_lead_back_or_nowhere_and_pipes_end_no_run(checkpoint: Path, tmp_path: Path) -> None:
+    root = tmp_path / "images"
+    (root / "deep").mkdir(parents=True)
+    (root / "deep" / "back").symlink_to(root)
+    (root / "itself.jpg").symlink_to("itself.jpg")
+    os.mkfifo(root / "pipe.png")
+    assert list(list_images(str(root))) == ["itself.jpg", "pipe.png"]
+    with pytest.MonkeyPatch.context() as patches:
+        patches.chdir(tmp_path)
+        assert main([str(root), "--checkpoint", str(checkpoint), "--output", "rows.parquet"]) == 0
+    assert [row["error"] for row in pq.read_table(tmp_path / "rows.parquet").to_pylist()] == [
+        "unreadable: too many levels of symbolic links",
+        "empty: the image is empty (0 bytes)",
+    ]
+
+
 def test_what_cannot_be_scored_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path / "none")]) == 1
     assert capsys.readouterr().err == f"cifar-score: {tmp_path}/none/: no such file or directory\n"
