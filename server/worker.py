@@ -7,10 +7,12 @@ process and the HTTP processes read this module too, and start faster and stay s
 import contextlib
 import gc
 import logging
+import math
 import os
 import signal
 import sys
 import threading
+import time
 from multiprocessing.connection import Connection, Listener
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from server.live_model import LiveModel
 
 _NEWS_EVERY_S = 0.5  # how soon an HTTP process without requests hears of another checkpoint
+_STUCK_DEADLINES, _STUCK_S = 10, 60.0  # a batch that takes both is never done: nobody waits for it any more
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +75,8 @@ class SocketLoop(LitLoop):
         assert isinstance(lit_api, ClassifierAPI)  # noqa: S101
         path = socket_path(lit_api.sockets, worker_id)
         path.unlink(missing_ok=True)  # left by the worker before this one
-        one_batch_at_a_time, connections, stopping = threading.Lock(), set[Connection](), threading.Event()
+        one_batch_at_a_time = _Turns(max(_STUCK_S, _STUCK_DEADLINES * lit_api.settings.deadline_s))
+        connections, stopping = set[Connection](), threading.Event()
 
         def end_when_idle() -> None:
             if stopping.is_set() and not connections:
@@ -98,7 +102,31 @@ class SocketLoop(LitLoop):
                 threading.Thread(target=serve, args=[connection], daemon=True).start()
 
 
-def _answer(connection: Connection, model: "LiveModel", one_batch_at_a_time: threading.Lock) -> None:
+class _Turns:
+    """A lock that ends the process where one holds it for over `most_s`, as on a GPU that hangs, to be replaced."""
+
+    def __init__(self, most_s: float) -> None:
+        self._lock = threading.Lock()
+        self._taken_at = math.inf
+        threading.Thread(target=self._watch, args=[most_s], daemon=True).start()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+        self._taken_at = time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        self._taken_at = math.inf
+        self._lock.release()
+
+    def _watch(self, most_s: float) -> None:
+        while True:
+            time.sleep(most_s / 4)
+            if time.monotonic() - self._taken_at > most_s:
+                log.critical("a batch has taken over %g s: this worker ends, for another to take its place", most_s)
+                os._exit(1)
+
+
+def _answer(connection: Connection, model: "LiveModel", one_batch_at_a_time: _Turns) -> None:
     """One HTTP process: its batches in, their predictions out, in order; ends with the connection."""
     with contextlib.suppress(EOFError, OSError):  # it ended, perhaps in the middle of a message
         sent = _send_card(connection, model.card, model.refused)
@@ -112,7 +140,7 @@ def _answer(connection: Connection, model: "LiveModel", one_batch_at_a_time: thr
             connection.send_bytes(answer)
 
 
-def _answer_to(message: bytes, model: "LiveModel", one_batch_at_a_time: threading.Lock) -> tuple[bytes, ModelCard]:
+def _answer_to(message: bytes, model: "LiveModel", one_batch_at_a_time: _Turns) -> tuple[bytes, ModelCard]:
     """The message that answers this one, and the card that it goes by. A network may raise anything: it is answered."""
     from models.checkpoint import CheckpointError
 

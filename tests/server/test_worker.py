@@ -5,6 +5,7 @@ import contextlib
 import multiprocessing
 import os
 import struct
+import threading
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from models.card import ModelCard
 from models.checkpoint import save
 from models.pixels import Pixels
 from server import live_model
+from server import worker as worker_module
 from server.engine import WorkerEngine, WorkerLost
 from server.errors import CheckpointRefused, InferenceFailed
 from server.settings import Settings
@@ -38,6 +40,8 @@ class Moody(Net):
             raise ValueError("not in the mood")
         if len(x) == 5:
             raise SystemExit
+        if len(x) == 7:
+            threading.Event().wait()
         return super().forward(x)
 
 
@@ -109,6 +113,19 @@ def test_whatever_a_network_raises_is_answered_and_the_next_batch_is_served(tmp_
             assert (await engine.infer(images(1))).probabilities.shape == (1, 10)
 
     with worker(tmp_path / "worker", Settings(checkpoint=tmp_path / "net.pth")) as socket:
+        ask(scenario, socket)
+
+
+def test_a_worker_whose_network_hangs_ends(tmp_path: Path, moody: type[Moody], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_module, "_STUCK_S", 2.0)
+    save_moody(tmp_path / "net.pth", seed=1)
+
+    async def scenario(engine: WorkerEngine) -> None:
+        await engine.infer(images(1))
+        with pytest.raises(WorkerLost):
+            await engine.infer(images(7))
+
+    with worker(tmp_path / "worker", Settings(checkpoint=tmp_path / "net.pth", deadline_s=0.01)) as socket:
         ask(scenario, socket)
 
 
