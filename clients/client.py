@@ -230,7 +230,9 @@ class Client(_Service):
                 while answers := self._run(many.rest()):
                     yield from answers
             finally:
-                if self._thread.is_alive():  # else closed before its last answer was taken
+                if threading.current_thread() is self._thread:  # collected there, with what it was part of
+                    self._stopping = self._loop.create_task(many.stop())
+                elif self._thread.is_alive():  # else closed before its last answer was taken
                     self._run(many.stop())
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:

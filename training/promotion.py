@@ -1,5 +1,9 @@
 """`--promote PATH [--if-better]`: puts a new checkpoint in the place of the one that is served."""
 
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -19,13 +23,26 @@ def promote(path: Path, classifier: Classifier, card: ModelCard, data: Data, if_
     the one that cifar-serve serves where there is none.
     Raises TrainingError.
     """
-    if if_better and (reason := _not_better(path, card, data, classifier.mean.device)):
-        return f"Not promoted: {reason}"
     try:
-        save(path, classifier.net, card)
+        with _alone_in(path.parent):  # or another run's, better than this one, might come between comparing and saving
+            if if_better and (reason := _not_better(path, card, data, classifier.mean.device)):
+                return f"Not promoted: {reason}"
+            save(path, classifier.net, card)
     except OSError as error:
         raise TrainingError(f"{path} cannot be written: {error.strerror}. The run's own checkpoint is whole") from None
     return f"Promoted to {path}"
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Runs that promote to one folder take turns, where its file system can lock."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _not_better(path: Path, card: ModelCard, data: Data, device: torch.device) -> str | None:

@@ -1,6 +1,7 @@
 """`predict_many`: a stream of images of any length, good and bad, few or many in a request; its answers in order."""
 
 import asyncio
+import gc
 import itertools
 import os
 import subprocess
@@ -48,6 +49,20 @@ def test_a_service_that_takes_long_for_many_images_gets_fewer_in_a_request(
     numbers = [number % 256 for number in range(1200)]
     with Client(service.url) as client:
         assert class_ids(list(client.predict_many(map(png, numbers)))) == numbers
+
+
+def test_a_stream_that_is_collected_in_the_clients_own_thread_holds_up_nobody(service: FakeService) -> None:
+    """As where it is part of a cycle: the thread would wait for what it has to do itself."""
+    with Client(service.url) as client:
+        cycle: dict[str, object] = {"answers": client.predict_many(itertools.repeat(png(1)))}
+        cycle["itself"] = cycle
+        next(cycle["answers"])  # type: ignore[call-overload]
+        del cycle
+        collected = threading.Event()
+        client._loop.call_soon_threadsafe(gc.collect)
+        client._loop.call_soon_threadsafe(collected.set)
+        assert collected.wait(10)
+        assert client.predict(png(2)).class_id == 2
 
 
 def test_a_bad_image_and_an_unreadable_file_get_their_error_in_place(

@@ -1,15 +1,20 @@
 """A retrained checkpoint takes the place of the one that is served where it was asked to, and never a better one's."""
 
+import fcntl
+import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from models.architectures.net import Net
-from models.card import CIFAR10_CLASSES, ModelCard
+from models.card import CIFAR10_CLASSES, ModelCard, Scores
 from models.checkpoint import load, save
+from training import promotion
 from training.__main__ import main
+from training.evaluation import evaluate
 
 SHAPES = ("circle", "square")
 RUN = ["--data", "shapes", "--epochs", "15", "--output", "new.pth", "--promote", "served.pth", "--no-report"]
@@ -54,6 +59,23 @@ def test_one_that_is_better_takes_the_place_of_one_that_guesses() -> None:
     guessing = serve_one_that_says(0)
     assert main([*RUN, "--if-better"]) == 0
     assert served() != guessing
+
+
+def test_while_one_run_compares_and_promotes_no_other_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    serve_one_that_says(0)
+    others_are_kept_out = []
+
+    def evaluate_as_another_comes(*arguments: Any) -> Scores:
+        descriptor = os.open(".", os.O_RDONLY)
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.close(descriptor)
+        others_are_kept_out.append(True)
+        return evaluate(*arguments)
+
+    monkeypatch.setattr(promotion, "evaluate", evaluate_as_another_comes)
+    assert main([*RUN, "--if-better"]) == 0
+    assert others_are_kept_out
 
 
 def test_one_that_answers_nan_is_replaced() -> None:
