@@ -7,6 +7,7 @@ NAMES = (
     "training",
     "recipes",
     "reading",
+    "flip_average",
     "evaluation",
     "scoring",
     "serving",
