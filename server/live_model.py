@@ -130,17 +130,20 @@ class LiveModel:
 
     @contextlib.contextmanager
     def _survived(self) -> Iterator[None]:
-        """Refuses what has killed a worker that tried it, by its memory say, which no worker could catch.
+        """Refuses what has killed the workers that tried it, by its memory say, which none of them could catch.
 
-        Raises CheckpointError where one noted these very files as it entered the block, and ended in it.
+        Whoever enters the block notes these files, itself, and how many ended in it before. Raises CheckpointError
+        where there were two: one may have been killed for another reason.
         """
-        note, files = self._last_good.with_suffix(".trying"), repr(self._files)
+        note, files, ended = self._last_good.with_suffix(".trying"), repr(self._files), 0
         with contextlib.suppress(OSError):
-            worker, _, noted = note.read_text().partition(" ")
-            if noted == files and not _lives(int(worker)):
-                raise CheckpointError("a worker that tried it was killed, as where memory is short: put another there")
+            worker, before, noted = note.read_text().split(" ", 2)
+            if noted == files:
+                ended = int(before) + (not _lives(int(worker)))
+        if ended > 1:
+            raise CheckpointError("two workers that tried it were killed, as where memory is short: put another there")
         with contextlib.suppress(OSError):
-            note.write_text(f"{os.getpid()} {files}")
+            note.write_text(f"{os.getpid()} {ended} {files}")
         try:
             yield
         finally:
