@@ -131,7 +131,7 @@ FAST = Recipe(
     label_smoothing=0.2,
     flip="alternating",
     translate=2,
-    flip_average=0.8,
+    flip_average=0.95,
     precision="bfloat16",
 )
 
