@@ -19,7 +19,7 @@ from server.wire import FRAME_LENGTH, RELOAD, Kind, Probabilities, pack_batch, u
 
 _RECONNECT_S = 0.05
 _UNREADABLE_S = 1.0  # until a worker whose message made no sense is asked again
-_RELOADS = 3
+_RELOADS = 3  # that a worker may die in
 
 log = logging.getLogger(__name__)
 
@@ -111,8 +111,8 @@ class WorkerEngine:
                 return await self.wait_until_ready()
             except InferenceFailed as error:
                 raise CheckpointRefused(error.detail) from None
-            except WorkerLost:  # the one that takes its place may serve what was served before: it is asked
-                continue
+            except WorkerLost:
+                pass  # the one that takes its place may serve what was served before: it is asked
         raise CheckpointRefused(f"{_RELOADS} times in a row a worker ended before it had loaded it")
 
     async def keep_connected(self) -> None:

@@ -11,8 +11,6 @@ import pytest
 from clients.predict import main
 from tests.clients.fake_service import FakeService, png
 
-ROOT = Path(__file__).parents[2]
-
 
 def printed(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
     return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
