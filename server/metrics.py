@@ -1,4 +1,4 @@
-"""What Prometheus reads at /metrics, summed over the processes of the service.
+"""What the service counts. server/exposition.py shows it to Prometheus, summed over the processes.
 
 Each process writes its numbers into files of its own in `$PROMETHEUS_MULTIPROC_DIR` (set before this module is
 imported), and whichever process is asked adds them all up: nothing is lost with a process that ended. A request only
@@ -20,10 +20,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.metrics_core import GaugeMetricFamily, InfoMetricFamily, Metric
-from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
-from prometheus_client.registry import Collector
+from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client.multiprocess import mark_process_dead
 
 from models.card import CONFIDENCE_BOUNDS, ModelCard
 from server.wire import Probabilities
@@ -74,42 +72,6 @@ REFUSED = Gauge(
     "1 while the checkpoint on disk cannot be served, and the one before it serves on.",
     multiprocess_mode="livesum",
 )
-
-
-class ServedModel(Collector):
-    """What the process that is asked serves: read when asked, so that no version of the past lingers."""
-
-    def __init__(self, name: str, card: ModelCard | None) -> None:
-        self._name = name
-        self._card = card
-
-    def collect(self) -> Iterator[Metric]:
-        labels = ["model", "version"]
-        family = InfoMetricFamily("cifar_model", "The model that answers; always 1.", labels=labels)
-        if self._card:
-            family.add_metric([self._name, self._card.version], {"architecture": self._card.architecture})
-        yield family
-        yield from self._expected()
-
-    def _expected(self) -> Iterator[Metric]:
-        """What the card says of the test images, for what is counted above to be compared with."""
-        classes = GaugeMetricFamily(
-            "cifar_expected_predictions_ratio",
-            "Part of the test images of the card, by the class predicted.",
-            labels=["label"],
-        )
-        confidence = GaugeMetricFamily(
-            "cifar_expected_confidence_ratio",
-            "Part of the test images of the card with a confidence up to `le`.",
-            labels=["le"],
-        )
-        if self._card and (scores := self._card.scores):  # a card need not have them
-            for label, counts in zip(self._card.classes, zip(*scores.confusion, strict=False), strict=False):
-                classes.add_metric([label], sum(counts) / scores.n)
-            for bound, count in zip(CONFIDENCE_BOUNDS, scores.confidence, strict=False):
-                confidence.add_metric([str(bound)], count / scores.n)
-        yield classes
-        yield confidence
 
 
 class Seen:
@@ -209,12 +171,12 @@ def _reserve_files() -> None:
     """Room on the disk for this process's files: a memory map over a full one ends the process with SIGBUS."""
     IN_FLIGHT.set(0)  # makes the files, all three: after a fork every metric is given its place again
     if hasattr(os, "posix_fallocate"):
-        for path in glob.glob(f"{_folder()}/*_{os.getpid()}.db"):
+        for path in glob.glob(f"{folder()}/*_{os.getpid()}.db"):
             with open(path, "r+b") as file, contextlib.suppress(OSError):  # as on a file system that cannot
                 os.posix_fallocate(file.fileno(), 0, _RESERVED_BYTES)
 
 
-def _folder() -> str:
+def folder() -> str:
     return os.environ["PROMETHEUS_MULTIPROC_DIR"]
 
 
@@ -224,16 +186,8 @@ def until_ended(processes: Sequence[BaseProcess]) -> Iterator[BaseProcess]:
     while alive:
         for sentinel in wait(list(alive)):
             process = alive.pop(sentinel)
-            mark_process_dead(process.pid, _folder())  # type: ignore[no-untyped-call]
+            mark_process_dead(process.pid, folder())  # type: ignore[no-untyped-call]
             yield process
-
-
-def render(model_name: str, card: ModelCard | None) -> bytes:
-    """The page at /metrics, in Prometheus's text format 0.0.4. Reads files: some milliseconds; for a thread."""
-    registry = CollectorRegistry()
-    MultiProcessCollector(registry, _folder())  # type: ignore[no-untyped-call]
-    registry.register(ServedModel(model_name, card))
-    return generate_latest(registry)
 
 
 SEEN = Seen()

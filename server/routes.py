@@ -12,7 +12,8 @@ from starlette.responses import PlainTextResponse, Response
 from models.card import ModelCard
 from models.pixels import ImageError
 from server.errors import image_refused
-from server.metrics import SEEN, render
+from server.exposition import render
+from server.metrics import SEEN
 from server.page import add_page_routes
 from server.requests import PredictRequest, Reader, read_predict_request
 from server.routing import DirectRoute, in_time, json_response, problems

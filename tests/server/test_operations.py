@@ -8,7 +8,7 @@ from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.metrics_core import GaugeMetricFamily
 from pydantic import SecretStr
 
-from server import errors, metrics
+from server import errors, exposition, metrics
 from server.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -38,7 +38,7 @@ def metrics_table() -> str:
             if isinstance(metric, MetricWrapperBase):
                 name = metric._name + ("_total" if metric._type == "counter" else "")
                 yield f"`{name}`", str(metric._type), ", ".join(metric._labelnames), metric._documentation
-        for family in metrics.ServedModel("", None).collect():
+        for family in exposition.ServedModel("", None).collect():
             if isinstance(family, GaugeMetricFamily):
                 yield f"`{family.name}`", "gauge", ", ".join(family._labelnames), family.documentation
             else:
