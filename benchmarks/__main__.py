@@ -7,7 +7,7 @@ NAMES = (
     "training",
     "recipes",
     "reading",
-    "flip_average",
+    "views",
     "evaluation",
     "scoring",
     "serving",

@@ -29,7 +29,7 @@ from training.run import describe_hardware
 
 class Result(NamedTuple):
     accuracy: float
-    averaged: float  # over an image and its mirror image, of airbench94 over its six views
+    averaged: float  # over six views of every image, in airbench94 those that are not moved twice
     seconds: float
 
 
@@ -79,12 +79,12 @@ def recipe_run(name: str, data: Data, device: torch.device) -> Callable[[int], R
 
     def run(seed: int) -> Result:
         classifier = make_classifier(recipe, data, images, seed).to(device)
-        card = classifier.card.model_copy(update={"flip_average": 0})
+        card = classifier.card.model_copy(update={"tta_below": 0})
         examples = Examples(data.pixels, data.labels, images, validation)
         epochs = train(classifier, examples, recipe, seed, on_loss=lambda epoch, batch, loss: None)
         classifier.card = card
         plain = evaluate(classifier, data.pixels, data.labels, data.test, data.name).accuracy
-        classifier.card = card.model_copy(update={"flip_average": 1})
+        classifier.card = card.model_copy(update={"tta_below": 1})
         averaged = evaluate(classifier, data.pixels, data.labels, data.test, data.name).accuracy
         return Result(plain, averaged, epochs[-1].seconds)
 

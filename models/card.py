@@ -77,8 +77,8 @@ class ModelCard(_Section):
     std: Rgb = Field((0.5, 0.5, 0.5), description="each channel is divided by it, on the scale 0..1")
     temperature: float = Field(1.0, gt=0, description="logits are divided by it, so that confidence is accuracy")
     uncertain_below: Fraction | None = Field(None, description="answers of less confidence are marked uncertain")
-    flip_average: Fraction = Field(
-        0, description="logits are the mean over an image and its mirror image where it alone has less confidence"
+    tta_below: Fraction = Field(
+        0, description="answers of less confidence are averaged over further views of the image, up to six in all"
     )
     precision: Literal["float32", "bfloat16", "float16"] = Field("float32", description="of the network's arithmetic")
     resize: str = Field("centre-square", description="how other sizes become the input: see models/pixels.py")

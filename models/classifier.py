@@ -1,5 +1,6 @@
 """Pixels in, probabilities out: a network with its normalisation inside, so that nobody can normalise otherwise."""
 
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 
@@ -39,14 +40,18 @@ class Classifier(nn.Module):
     def logits(self, pixels: torch.Tensor) -> torch.Tensor:
         """uint8 [N, H, W, 3] → float32 [N, C], before the temperature.
 
-        The network looks twice, and the second time at the mirror image, where it is less sure than `flip_average`:
-        a second look at the others would take as long again and change hardly a class.
+        Where the mean so far is less sure than the card's `tta_below`, the network looks at one view more. More looks at
+        the others would take several times as long and change hardly a class.
         """
         logits = self.once(pixels)
-        if self.card.flip_average:
-            unsure = self._probabilities(logits).amax(dim=1) < self.card.flip_average
-            if unsure.any():
-                logits[unsure] = (logits[unsure] + self.once(pixels[unsure].flip(2))) / 2
+        if not self.card.tta_below:
+            return logits
+        for looks, (rows, columns) in enumerate(further_views(pixels.shape[1]), start=1):
+            unsure = self._probabilities(logits).amax(dim=1) < self.card.tta_below
+            if not unsure.any():
+                break
+            again = self.once(pixels[unsure][:, rows][:, :, columns])
+            logits[unsure] += (again - logits[unsure]) / (looks + 1)
         return logits
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -54,6 +59,18 @@ class Classifier(nn.Module):
 
     def _probabilities(self, logits: torch.Tensor) -> torch.Tensor:
         return (logits / self.card.temperature).softmax(dim=1)
+
+
+def further_views(size: int) -> Iterator[tuple[list[int], list[int]]]:
+    """The rows and columns that make five more of a square image: mirrored, then moved by a pixel down and up, each
+    with its mirror image; edges are mirrored. With the image itself, they are the six views of airbench's evaluation.
+    """
+    padded = [min(1, size - 1), *range(size), max(size - 2, 0)]
+    still, down, up = padded[1:-1], padded[:-2], padded[2:]
+    yield still, still[::-1]
+    for moved in (down, up):  # to the right, and to the left, as far
+        yield moved, moved
+        yield moved, moved[::-1]
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from models.checkpoint import CheckpointError
-from models.classifier import Classifier, has
+from models.classifier import Classifier, further_views, has
 from models.pixels import Pixels
 from server.wire import Probabilities
 
@@ -131,8 +131,8 @@ def _checked_onnxruntime(classifier: Classifier, canary: Pixels, threads: int) -
 def _onnxruntime(classifier: Classifier, canary: Pixels, threads: int) -> Forward:
     import onnxruntime
 
-    flip_average = classifier.card.flip_average
-    classifier = Classifier(classifier.net, classifier.card.model_copy(update={"flip_average": 0})).cpu().eval()
+    tta_below = classifier.card.tta_below
+    classifier = Classifier(classifier.net, classifier.card.model_copy(update={"tta_below": 0})).cpu().eval()
     model = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter that needs no further package is called the old one
@@ -153,19 +153,23 @@ def _onnxruntime(classifier: Classifier, canary: Pixels, threads: int) -> Forwar
         probabilities: Probabilities = session.run(None, {"pixels": pixels})[0]
         return probabilities
 
-    return _flip_averaged(forward, flip_average) if flip_average else forward
+    return _averaged(forward, tta_below) if tta_below else forward
 
 
-def _flip_averaged(forward: Forward, below: float) -> Forward:
-    """What `Classifier.logits` does, which has a branch, and a graph has none."""
+def _averaged(forward: Forward, below: float) -> Forward:
+    """What `Classifier.logits` does, which has branches, and a graph has none."""
+    above_zero = np.finfo(np.float32).tiny  # added, for logarithms
 
     def averaged(pixels: Pixels) -> Probabilities:
         probabilities = forward(pixels)
-        unsure = probabilities.max(axis=1) < below
-        if unsure.any():
-            mirrored = forward(pixels[unsure, :, ::-1])
-            # The mean of logits is the geometric mean of probabilities, but for their sum. Added: where both are 0.
-            means = np.sqrt(probabilities[unsure]) * np.sqrt(mirrored) + np.finfo(np.float32).tiny
+        for looks, (rows, columns) in enumerate(further_views(pixels.shape[1]), start=1):
+            unsure = probabilities.max(axis=1) < below
+            if not unsure.any():
+                break
+            again = forward(pixels[unsure][:, rows][:, :, columns])
+            # The mean of logits is the geometric mean of probabilities, but for their sum.
+            logs = looks * np.log(probabilities[unsure] + above_zero) + np.log(again + above_zero)
+            means = np.exp(logs / (looks + 1))
             probabilities[unsure] = means / means.sum(axis=1, keepdims=True)
         return probabilities
 

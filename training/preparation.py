@@ -157,7 +157,7 @@ def make_classifier(
         arguments=arguments,
         classes=data.classes,
         input_size=recipe.image_size,
-        flip_average=recipe.flip_average,
+        tta_below=recipe.tta_below,
         precision=recipe.precision,
         **_normalisation(net, start),
     )

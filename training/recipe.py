@@ -62,11 +62,11 @@ class Recipe:
         le=1,
         description="chance (not alpha) that a square of an image is another's, and as much of its label",
     )
-    flip_average: float = Field(
+    tta_below: float = Field(
         default=0,
         ge=0,
         le=1,
-        description="images with less confidence are answered mirrored too, and the mean counts: 0 none, 1 all of them",
+        description="answers of less confidence are averaged over mirrored and moved views, six at most; 1: all are",
     )
     precision: Literal["float32", "bfloat16", "float16"] = Field(
         default="float32",
@@ -131,7 +131,7 @@ FAST = Recipe(
     label_smoothing=0.2,
     flip="alternating",
     translate=2,
-    flip_average=0.95,
+    tta_below=0.8,
     precision="bfloat16",
 )
 

@@ -146,7 +146,7 @@ def print_epoch(epoch: Epoch) -> None:
 def calibrate(classifier: Classifier, data: Data, images: torch.Tensor) -> ModelCard:
     """The classifier's card, with temperature and threshold from these images, which it was not trained on."""
     labels, temperature = data.labels[images], 1.0
-    for _ in range(2 if classifier.card.flip_average else 1):  # which images are answered mirrored too depends on it
+    for _ in range(2 if classifier.card.tta_below else 1):  # which answers are averaged depends on it
         classifier.card = classifier.card.model_copy(update={"temperature": temperature})
         logits = logits_of(classifier, data.pixels, images)
         temperature = fit_temperature(logits, labels)

@@ -17,11 +17,11 @@ from tests.networks import Viewing
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("flip_average", [0, 0.36, 1])
-def test_onnxruntime_gives_eagers_probabilities_for_any_number_of_images(flip_average: float) -> None:
+@pytest.mark.parametrize("tta_below", [0, 0.36, 1])
+def test_onnxruntime_gives_eagers_probabilities_for_any_number_of_images(tta_below: float) -> None:
     pytest.importorskip("onnxruntime")
     torch.manual_seed(0)
-    classifier = Classifier(Net(), ModelCard(temperature=0.05, flip_average=flip_average)).eval()
+    classifier = Classifier(Net(), ModelCard(temperature=0.05, tta_below=tta_below)).eval()
     eager, faster = (make_forward(classifier, CPU, kind, threads=1) for kind in ("eager", "onnxruntime"))
     for count in (1, 3, 64):
         pixels = np.random.default_rng(count).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)

@@ -34,7 +34,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights that find more than one class in what is drawn here, and a card that asks for more than softmax."""
     path = tmp_path_factory.mktemp("model") / "shapes.pth"
     torch.manual_seed(26)
-    card = ModelCard(classes=("circle", "square", "star"), flip_average=0.9, temperature=0.02)
+    card = ModelCard(classes=("circle", "square", "star"), tta_below=0.9, temperature=0.02)
     save(path, Net(num_classes=3), card)
     return path
 

@@ -123,7 +123,7 @@ def test_targets_are_as_mixed_as_the_pictures(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_teachers_answers_to_the_very_images_take_the_place_of_labels(monkeypatch: pytest.MonkeyPatch) -> None:
     teacher = fresh_classifier().eval()
-    teacher.card = ModelCard(flip_average=1, temperature=0.5)
+    teacher.card = ModelCard(tta_below=1, temperature=0.5)
     recipe = replace(TUTORIAL, batch_size=40, flip="alternating", translate=4, cutout=8, cutmix=0.5)
     execution = Execution(threads=1, onednn=True, channels_last=True)
     run = Run(fresh_classifier(), EXAMPLES._replace(teacher=teacher), recipe, 0, execution)

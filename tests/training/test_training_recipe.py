@@ -37,7 +37,7 @@ def test_a_recipe_with_validation_images_puts_its_temperature_and_threshold_into
                 "2",
                 "--validation",
                 "0.25",
-                "--flip-average",
+                "--tta-below",
                 "0.8",
                 "--no-report",
             ]
@@ -46,7 +46,7 @@ def test_a_recipe_with_validation_images_puts_its_temperature_and_threshold_into
     )
     card = load(Path("cifar_net.pth")).card
     assert card.training is not None
-    assert (card.training.images, card.training.validation_images, card.flip_average) == (60, 20, 0.8)
+    assert (card.training.images, card.training.validation_images, card.tta_below) == (60, 20, 0.8)
     assert card.temperature != 1
     assert card.uncertain_below is not None
     said = capsys.readouterr().out
@@ -64,7 +64,7 @@ class Lopsided(nn.Module):
 
 def test_the_temperature_fits_the_answers_of_an_unsure_network_as_they_are_served() -> None:
     pixels = torch.randint(0, 256, (500, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    classifier = Classifier(Lopsided(), ModelCard(classes=("bright", "dark"), flip_average=0.7))
+    classifier = Classifier(Lopsided(), ModelCard(classes=("bright", "dark"), tta_below=0.7))
     every = torch.arange(500)
     labels = (logits_of(classifier, pixels, every).argmax(dim=1) + (every % 3 == 0)) % 2
     data = Data("", ("bright", "dark"), pixels, labels, [], every, every, "", (), False)

@@ -1,6 +1,6 @@
-"""What a second look, at the mirror image, costs and gains: where no answer gets one, the unsure ones, or all of them.
+"""What further views of an image cost and gain: where no answer is averaged over them, the unsure ones, or all of them.
 
-    CIFAR_DATA=data python -m benchmarks.flip_average [CHECKPOINT.pth]
+    CIFAR_DATA=data python -m benchmarks.views [CHECKPOINT.pth]
 
 The settings take turns, batch by batch, on one core and as a worker runs the network; the images are drawn at random.
 """
@@ -20,45 +20,33 @@ from models.checkpoint import load
 from models.classifier import Classifier
 from server.forward import make_forward
 from training.data import load_folder
-from training.evaluation import accuracy
+from training.evaluation import evaluate
 
-_BELOW = (0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1)  # the confidence of an answer that gets one
+_BELOW = (0, 0.6, 0.7, 0.8, 0.9, 0.95, 1)  # the confidence of an answer that is averaged
 _BATCH = 64
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.flip_average", description="What a second look brings.")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.views", description="What further views bring.")
     parser.add_argument("checkpoint", nargs="?", type=Path, default=STRONG, help="default: the one that ships")
     parser.add_argument("--batches", type=int, default=40, help="of 64 images, for each setting (%(default)s)")
     options = parser.parse_args(argv)
     data = load_folder(Path(os.environ.get("CIFAR_DATA", "data")), size=32)
-    pixels, labels = data.pixels[data.test], data.labels[data.test]
-    right = accuracies(load(options.checkpoint), pixels, labels)
-    rates = images_per_s({below: with_flips(options.checkpoint, below) for below in _BELOW}, pixels, options.batches)
+    classifiers = {below: averaging(options.checkpoint, below) for below in _BELOW}
+    rates = images_per_s(classifiers, data.pixels[data.test], options.batches)
     print(
         f"{options.checkpoint.name}: {len(data.test)} test images; one of {os.cpu_count()} cores, batches of {_BATCH}"
     )
-    print(f"{'below':>6} {'right':>8} {'images/s':>9}")
-    for below in _BELOW:
-        print(f"{below:>6} {right[below]:8.2%} {rates[below]:9,.0f}")
+    print(f"{'below':>6} {'right':>8} {'ECE':>6} {'images/s':>9}")
+    for below, classifier in classifiers.items():
+        scores = evaluate(classifier, data.pixels, data.labels, data.test, data.name)
+        print(f"{below:>6} {scores.accuracy:8.2%} {scores.calibration_error:6.3f} {rates[below]:9,.0f}", flush=True)
     return 0
 
 
-@torch.inference_mode()
-def accuracies(classifier: Classifier, pixels: torch.Tensor, labels: torch.Tensor) -> dict[float, float]:
-    """Of uint8 [N, 32, 32, 3] and int64 [N], by each setting: from the same two looks at every image."""
-    classifier.net.to(memory_format=torch.channels_last)
-    alone, mirrored = (
-        torch.cat([classifier.once(batch) for batch in torch.split(each, 500)]) for each in (pixels, pixels.flip(2))
-    )
-    confidence = (alone / classifier.card.temperature).softmax(dim=1).amax(dim=1, keepdim=True)
-    means = (alone + mirrored) / 2
-    return {below: accuracy(torch.where(confidence < below, means, alone), labels) for below in _BELOW}
-
-
-def with_flips(checkpoint: Path, below: float) -> Classifier:
+def averaging(checkpoint: Path, below: float) -> Classifier:
     classifier = load(checkpoint)
-    classifier.card = classifier.card.model_copy(update={"flip_average": below})
+    classifier.card = classifier.card.model_copy(update={"tta_below": below})
     return classifier
 
 
