@@ -59,7 +59,6 @@ class Training(_Section):
     images: int
     validation_images: int = Field(0, description="of the training images, kept back to set the temperature by")
     started_from: str | None = Field(None, description="SHA-256 of the checkpoint whose weights were the first")
-    taught_by: str | None = Field(None, description="SHA-256 of the checkpoint whose answers were learnt, not labels")
     seed: int
     seconds: float
     hardware: str

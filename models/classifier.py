@@ -40,8 +40,8 @@ class Classifier(nn.Module):
     def logits(self, pixels: torch.Tensor) -> torch.Tensor:
         """uint8 [N, H, W, 3] → float32 [N, C], before the temperature.
 
-        Where the mean so far is less sure than the card's `tta_below`, the network looks at one view more. More looks at
-        the others would take several times as long and change hardly a class.
+        Where the mean so far is less sure than the card's `tta_below`, the network looks at one view more. More looks
+        at the others would take several times as long and change hardly a class.
         """
         logits = self.once(pixels)
         if not self.card.tta_below:

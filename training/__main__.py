@@ -144,24 +144,15 @@ def _signals_as_exceptions() -> Iterator[None]:
 
 
 def _say(status: int, sentence: str) -> int:
+    """Of the processes that torchrun started, each tells of its own error; of a mistake or a stop, the first."""
+    rank = os.environ["RANK"] if _by_torchrun() else ""
     before = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # which torchrun sends to all as soon as it misses one
     try:
-        if _speaks(status):
-            print(f"cifar-train: {sentence}", file=sys.stderr)
+        if status == 1 or rank in ("", "0"):
+            print(f"cifar-train{rank and f' {rank}'}: {sentence}", file=sys.stderr)
     finally:
         signal.signal(signal.SIGTERM, before)
     return status
-
-
-def _speaks(status: int) -> bool:
-    """Of the processes that torchrun started, the one that knows of an error tells of it; else the one that writes."""
-    if not _by_torchrun():
-        return True
-    if status != 1:
-        return os.environ["RANK"] == "0"
-    from training.distributed import knows_first
-
-    return knows_first()
 
 
 class _Parser(argparse.ArgumentParser):

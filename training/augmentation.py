@@ -1,7 +1,4 @@
-"""Training images, seen a little otherwise each time: flipped, shifted, a square missing or another's. All on their
-device."""
-
-from collections.abc import Callable
+"""Training images, seen a little otherwise each time: flipped, shifted, a square missing. All on their device."""
 
 import torch
 
@@ -36,28 +33,6 @@ class Augmentation:
             pixels = cut_out(pixels, centres, recipe.cutout)
         return pixels
 
-    def mixed(
-        self,
-        pixels_of: Callable[[torch.Tensor], torch.Tensor],
-        indices: torch.Tensor,
-        kept: torch.Tensor | slice = slice(None),
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The images at `indices`, some of them with a square of another one.
-
-        `pixels_of` gives those at int64 [k] as uint8 [k, H, W, 3]. Returns these; the others, int64 [k]; and the part
-        of each image that is the other's, float32 [k], on the device of the pixels. That is before a call flips and
-        shifts them; as there, only those `kept` are given, and it draws for all.
-
-        Yun et al., CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features, ICCV 2019.
-        """
-        others = indices[torch.randperm(len(indices), generator=self._draws)][kept]
-        chances, areas, *centres = torch.rand((4, len(indices)), generator=self._draws)[:, kept]
-        pixels = pixels_of(indices[kept])
-        side = pixels.shape[1]
-        sides = side * areas.sqrt() * (chances < self._recipe.cutmix)  # an edge may cut some of it off
-        taken = squares(pixels, side * torch.stack(centres), sides)
-        return torch.where(taken, pixels_of(others), pixels), others, taken.float().mean(dim=(1, 2, 3))
-
     def _flips(self, indices: torch.Tensor, epoch: int) -> torch.Tensor:
         if self._recipe.flip == "alternating":
             return self._begin_flipped[indices] ^ (epoch % 2 == 0)
@@ -91,16 +66,9 @@ def cut_out(pixels: torch.Tensor, centres: torch.Tensor, side: int) -> torch.Ten
 
     DeVries and Taylor, Improved Regularization of Convolutional Neural Networks with Cutout, 2017.
     """
-    there = squares(pixels, centres + side % 2 / 2, torch.full((len(pixels),), float(side)))
-    return pixels.masked_fill(there, _GREY)
-
-
-def squares(pixels: torch.Tensor, centres: torch.Tensor, sides: torch.Tensor) -> torch.Tensor:
-    """Where in uint8 [n, H, W, 3] squares of these `sides` (float [n]) around these `centres` (float [2, n]: rows,
-    columns) are, in pixels from the upper left corner: bool [n, H, W, 1]."""
     rows, columns = (
-        (torch.arange(size, device=pixels.device) + 0.5 - centre[:, None]).abs() < sides.to(pixels.device)[:, None] / 2
-        for size, centre in zip(pixels.shape[1:3], centres.to(pixels.device), strict=True)
+        (torch.arange(size) - centre[:, None] + (1 - side % 2) / 2).abs() < side / 2
+        for size, centre in zip(pixels.shape[1:3], centres, strict=True)
     )  # [n, H] and [n, W]
-    there: torch.Tensor = rows[:, :, None, None] & columns[:, None, :, None]
-    return there
+    there = rows[:, :, None, None] & columns[:, None, :, None]
+    return pixels.masked_fill(there.to(pixels.device), _GREY)

@@ -32,7 +32,8 @@ def cached(root: Path, names: Sequence[str], size: int, fill: Callable[[Records]
     place = hashlib.sha256(f"{root.resolve()} {size}".encode(errors="surrogateescape")).hexdigest()[:16]
     path = folder / f"{place}-{_fingerprint(root, names)}.npy"
     with suppress(OSError, ValueError, EOFError):  # it is not there, or damaged
-        return _map(path)
+        there: Records = np.load(path, mmap_mode="r")
+        return there
     try:
         temporary = _reserve(folder, place, record, len(names))
     except OSError as error:
@@ -53,14 +54,6 @@ def cached(root: Path, names: Sequence[str], size: int, fill: Callable[[Records]
         if other != path:  # what the folder held before, or half of it, which a killed run left
             with suppress(OSError):  # another user's, perhaps
                 other.unlink(missing_ok=True)
-    with suppress(FileNotFoundError):  # another run has put the next one in its place
-        return _map(path)
-    return records
-
-
-def _map(path: Path) -> Records:
-    """Read-only: a map that may be written to is refused where it is larger than memory."""
-    records: Records = np.load(path, mmap_mode="r")
     return records
 
 

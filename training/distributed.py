@@ -10,10 +10,9 @@ Where torchrun did not start us, all of this does nothing.
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import lru_cache
-from threading import Thread
 from typing import Any, NamedTuple, TypeVar
 from uuid import uuid4
 
@@ -28,9 +27,8 @@ from training.errors import TrainingError
 Value = TypeVar("Value")
 
 # For one that hangs, or whose cable was cut; one that dies is noticed at once. Healthy ones wait for each other too: a
-# minute where torch.compile works again for the last and smaller batch of an epoch.
+# minute where torch.compile works.
 _PATIENCE = timedelta(minutes=5)
-_ANSWER_S = 3.0  # of torchrun's store
 _READING = timedelta(hours=2)  # for those that decode the images of their host: a million photographs take half an hour
 
 
@@ -110,22 +108,6 @@ def local_size() -> int:
     return int(os.environ["LOCAL_WORLD_SIZE"]) if dist.is_torchelastic_launched() else 1
 
 
-def knows_first() -> bool:
-    """Whether no other process asked this before: so an error is told once, by the one that had it first."""
-    if not dist.is_initialized():
-        return os.environ["RANK"] == "0"
-    counts: list[int] = []
-
-    def count() -> None:
-        with suppress(RuntimeError):
-            counts.append(dist.distributed_c10d._get_default_store().add("knows", 1))
-
-    counting = Thread(target=count, daemon=True)  # it waits for ever where the host that counts is out of reach
-    counting.start()
-    counting.join(timeout=_ANSWER_S)
-    return counts in ([], [1])
-
-
 def own_device(name: str) -> str:
     """Of the `--device name`, the one of this process: each takes a GPU of its own. Raises TrainingError."""
     if not dist.is_torchelastic_launched() or name == "cpu":
@@ -154,6 +136,7 @@ def one_of_a_host_first() -> Iterator[None]:
     yield
     if not follows:
         dist.barrier(patient)
+    dist.barrier(patient)  # where nothing could be left on disk, all of them take as long as the first
 
 
 def of_the_first(value: Value) -> Value:
@@ -172,6 +155,15 @@ def refuse_differences(values: dict[str, Any]) -> None:
                 f"the {name} of this process is {values[name]!r}, that of the first one {value!r}: "
                 "give every host the same command and the same data"
             )
+
+
+def refuse_empty_shares(batch: int) -> None:
+    """Raises TrainingError where a batch of so many images has none for some process."""
+    if batch < size():
+        raise TrainingError(
+            f"each of the {size()} processes takes its share of a batch, which is of {batch} images here: start fewer "
+            "processes, or choose a larger --batch-size"
+        )
 
 
 def summed(values: torch.Tensor) -> torch.Tensor:
@@ -220,17 +212,13 @@ class Share(NamedTuple):
 
 @lru_cache(maxsize=4)
 def share(count: int, batch_size: int, rank: int, size: int) -> Share:
-    """What process `rank` of `size` takes of `count` images in batches: of each a slice, as even as can be.
-
-    Where a batch has no image for it, it takes the first with weight 0: the others count on it at every update.
-    """
+    """What process `rank` of `size` takes of `count` images in batches: of each a slice, as even as can be."""
     positions: list[int] = []
     sizes, weights = [], []
     for start in range(0, count, batch_size):
         batch = min(batch_size, count - start)
         low, high = (-(-batch * number // size) for number in (rank, rank + 1))
         weights.append((high - low) * size / batch)
-        part = range(start + low, start + high) or range(start, start + 1)
-        positions += part
-        sizes.append(len(part))
+        positions += range(start + low, start + high)
+        sizes.append(high - low)
     return Share(torch.tensor(positions), sizes, weights)

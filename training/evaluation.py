@@ -17,18 +17,19 @@ _MARKED = 0.05  # of images like those trained on
 
 
 @torch.no_grad()
-def logits_of(classifier: Classifier, pixels: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-    """Of uint8 [N, H, W, 3] the n `images` (int64 [n]) → float32 [n, C]; all on the CPU.
+def logits_of(classifier: Classifier, pixels: torch.Tensor, images: torch.Tensor, once: bool = False) -> torch.Tensor:
+    """Of uint8 [N, H, W, 3] the n `images` (int64 [n]) → float32 [n, C], with `once` of one view each; all on the CPU.
 
     Of several processes each answers for some of the batches, the very ones that one process would make, and all are
     given all answers. Raises TrainingError where they are no numbers.
     """
     device = classifier.mean.device
     distributed.as_the_first_has_it(classifier.net)
+    look = classifier.once if once else classifier.logits
     logits = torch.zeros(len(images), len(classifier.card.classes))
     batches = torch.split(torch.arange(len(images)), max(1, _BATCH * 32**2 // classifier.card.input_size**2))
     for batch in batches[distributed.rank() :: distributed.size()]:
-        logits[batch] = classifier.logits(pixels[images[batch]].to(device)).cpu()
+        logits[batch] = look(pixels[images[batch]].to(device)).cpu()
     distributed.summed(logits)
     if not logits.isfinite().all():
         raise TrainingError(
@@ -102,11 +103,6 @@ def least_usual_confidence(logits: torch.Tensor) -> float:
     return (math.ceil(1e4 * float(confidence.quantile(_MARKED))) - 1) / 1e4
 
 
-def calibration_error(logits: torch.Tensor, labels: torch.Tensor) -> float:
-    confidence, predicted = logits.softmax(dim=1).max(dim=1)
-    return expected_calibration_error(confidence, predicted == labels)
-
-
 def wilson_interval(hits: int, n: int, z: float = 1.959964) -> tuple[float, float]:
     """The 95 % interval of a proportion (Wilson, JASA 1927): sound near 0 and 1, and for small n too."""
     p = hits / n
@@ -115,12 +111,14 @@ def wilson_interval(hits: int, n: int, z: float = 1.959964) -> tuple[float, floa
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def expected_calibration_error(confidence: torch.Tensor, correct: torch.Tensor) -> float:
-    """float [N] in 0..1, bool [N] → the mean distance of confidence from accuracy, over 15 equal bins of confidence.
+def calibration_error(logits: torch.Tensor, labels: torch.Tensor) -> float:
+    """float32 [N, C], int64 [N] → the mean distance of confidence from accuracy, over 15 equal bins of confidence.
 
     Guo et al., On Calibration of Modern Neural Networks, ICML 2017.
     """
+    confidence, predicted = logits.softmax(dim=1).max(dim=1)
+    correct = (predicted == labels).double()
     bins = (confidence * CALIBRATION_BINS).ceil().long().clamp(1, CALIBRATION_BINS) - 1
     gaps = torch.zeros(CALIBRATION_BINS, dtype=torch.double)
-    gaps.index_add_(0, bins, confidence.double() - correct.double())  # per bin: the sum of confidence - accuracy
+    gaps.index_add_(0, bins, confidence.double() - correct)  # per bin: the sum of confidence - accuracy
     return float(gaps.abs().sum() / len(confidence))

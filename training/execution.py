@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -35,14 +35,14 @@ _SMALL_BATCHES = Execution(threads=1, onednn=False, channels_last=False)
 
 @contextmanager
 def fastest_execution(
-    classifier: Classifier, recipe: Recipe, chosen_before: Execution | None = None
+    classifier: Classifier, recipe: Recipe, before_stop: Execution | None = None
 ) -> Iterator[Execution]:
     """PyTorch set up for the recipe's steps, and reproducible; all is set back at the end."""
     before = Execution(torch.get_num_threads(), bool(torch.backends.mkldnn.enabled), channels_last=False)
     deterministic = torch.backends.cudnn.deterministic
     torch.backends.cudnn.deterministic = True  # cuDNN's fastest kernels add up in an order of chance
     try:
-        chosen = chosen_before or distributed.of_the_first(choose(classifier, recipe))
+        chosen = distributed.of_the_first(before_stop or choose(classifier, recipe))
         _apply(chosen, classifier.net)
         yield chosen
     finally:
@@ -50,12 +50,21 @@ def fastest_execution(
         torch.backends.cudnn.deterministic = deterministic
 
 
+def chosen_before(state: dict[str, Any], device: torch.device) -> Execution | None:
+    """That of a run's saved state, where this machine can go on with it; says so where it cannot."""
+    execution = Execution(*state["execution"])
+    if state.get("device") == device.type and execution.threads <= torch.get_num_threads():
+        return execution
+    distributed.say("This run began on another machine: its result may differ in the last digits")
+    return None
+
+
 def choose(classifier: Classifier, recipe: Recipe) -> Execution:
     channels_last = takes_channels_last(classifier)
     all_cores, one_core = (
         Execution(count, onednn=True, channels_last=channels_last) for count in (torch.get_num_threads(), 1)
     )
-    if classifier.mean.device.type != "cpu" or recipe.teacher:  # which is most of the work, and large
+    if classifier.mean.device.type != "cpu":
         return all_cores
     batch_size = math.ceil(recipe.batch_size / distributed.size())
     count, size = min(batch_size, _TRIAL_IMAGES), classifier.card.input_size

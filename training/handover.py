@@ -14,19 +14,18 @@ from training.options import Options, held_out_path, resume_path
 from training.promotion import promote
 
 
-def hand_over(classifier: Classifier, card: ModelCard, data: Data, options: Options) -> ModelCard:
-    """The checkpoint to where it was asked for, and a word on what to do with it; its card. Raises TrainingError."""
-    card = _write(options.output, classifier, card, data)
-    resume_path(options.output).unlink(missing_ok=True)  # another run with this --output may have ended before
+def hand_over(classifier: Classifier, card: ModelCard, data: Data, options: Options) -> None:
+    """Promotes what was written where that was asked for, else says what to do with it. Raises TrainingError."""
     if options.promote:
         say(f"Saved {options.output} and {card_path(options.output)}")
         say(promote(options.promote, classifier, card, data, options.if_better))
     else:
         _print_next_steps(options.data, options.output, data)
-    return card
+    # Last, so that --resume promotes where that failed; another run with this --output may have ended before.
+    resume_path(options.output).unlink(missing_ok=True)
 
 
-def _write(output: Path, classifier: Classifier, card: ModelCard, data: Data) -> ModelCard:
+def write_checkpoint(output: Path, classifier: Classifier, card: ModelCard, data: Data) -> ModelCard:
     """The checkpoint, its card, and which images were held out where we chose them; the card. Raises TrainingError."""
     for number in (signal.SIGINT, signal.SIGTERM):  # the last seconds of a run belong together: all of them or none
         signal.signal(number, signal.SIG_IGN)

@@ -12,14 +12,13 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 
 from models.classifier import Classifier
 from training import distributed
 from training.augmentation import Augmentation
 from training.errors import TrainingError
 from training.evaluation import accuracy, logits_of
-from training.execution import Execution, fastest_execution, takes_channels_last
+from training.execution import Execution, chosen_before, fastest_execution
 from training.history import Epoch
 from training.progress import progress_bar
 from training.recipe import Recipe
@@ -39,7 +38,6 @@ class Examples(NamedTuple):
     labels: torch.Tensor
     images: torch.Tensor  # int64 [n]
     validation: torch.Tensor = torch.empty(0, dtype=torch.int64)
-    teacher: Classifier | None = None  # whose answers are learnt instead of the labels; on the training's device
 
 
 def train(
@@ -61,15 +59,17 @@ def train(
     would have come to. Raises TrainingError where the loss stops being a number, or the run cannot be saved.
     """
     classifier.train()
+    device = classifier.mean.device
+    epoch_images = math.ceil(len(examples.images) / recipe.batch_size) * recipe.batch_size
     with (
-        fastest_execution(classifier, recipe, Execution(*state["execution"]) if state else None) as execution,
-        progress_bar("Training", recipe.epochs * len(examples.images)) as advance,
+        fastest_execution(classifier, recipe, chosen_before(state, device) if state else None) as execution,
+        progress_bar("Training", recipe.epochs * epoch_images) as advance,
         signals_put_off() if saved else nullcontext(lambda: False) as told_to_stop,
     ):
         run = Run(classifier, examples, recipe, seed, execution)
         if state:
             run.restore(state)
-            advance((run.epoch - 1) * len(examples.images) + run.windows * run.window_images, "")
+            advance((run.epoch - 1) * epoch_images + run.windows * run.window_images, "")
         while run.epoch <= recipe.epochs and not told_to_stop():
             epochs = len(run.history)
             for losses in run.rest_of_epoch(on_loss):
@@ -98,8 +98,6 @@ class Run:
         self._running_loss = 0.0  # since the last report
         self._classifier, self._recipe, self._execution = classifier, recipe, execution
         self._examples = examples._replace(pixels=_near(examples.pixels, classifier.mean.device))
-        if examples.teacher and execution.channels_last and takes_channels_last(examples.teacher):
-            examples.teacher.net.to(memory_format=torch.channels_last)
         # On the CPU, so that every device sees the same images in one order.
         self._draws = torch.Generator().manual_seed(seed)
         self._augment = Augmentation(recipe, len(examples.labels), self._draws)
@@ -116,6 +114,7 @@ class Run:
             "torch_draws": torch.get_rng_state(),  # a network's own, such as for dropout
             "epochs_draws": self._epochs_draws,
             "execution": tuple(self._execution),  # another number of threads adds up in another order
+            "device": self._classifier.mean.device.type,
             "place": (self.epoch, self.windows, self.seconds, self._batches, self._loss, self._running_loss),
             "history": [tuple(epoch) for epoch in self.history],
         }
@@ -141,6 +140,8 @@ class Run:
         draws.set_state(self._epochs_draws)
         images = self._examples.images
         order = images[torch.randperm(len(images), generator=draws)]
+        if len(order) > self._recipe.batch_size:  # a last batch of few images would spoil the statistics of BatchNorm
+            order = torch.cat([order, order[: -len(order) % self._recipe.batch_size]])
         if not self.windows:
             self._draws.set_state(draws.get_state())
         started, seconds = time.perf_counter(), self.seconds
@@ -161,22 +162,14 @@ class Run:
         """int64 [n] → the losses of their batches."""
         device = self._classifier.mean.device
         share = distributed.share(len(images), self._recipe.batch_size, distributed.rank(), distributed.size())
-        labels, classes = self._examples.labels, len(self._classifier.card.classes)
-        targets = labels[images[share.positions]].to(device)
-        if self._recipe.cutmix:
-            pixels, others, parts = self._augment.mixed(self._pixels, images, share.positions)
-            own, other = (F.one_hot(of, classes).float() for of in (targets, labels[others].to(device)))
-            targets = torch.lerp(own, other, parts[:, None])
-        else:
-            pixels = self._pixels(images[share.positions])
-        pixels = self._augment(pixels, images, self.epoch, share.positions)
-        if self._examples.teacher:
-            targets = answers(self._examples.teacher, pixels)
+        ours = images[share.positions]
+        targets = self._examples.labels[ours].to(device)
+        pixels = self._augment(self._pixels(ours), images, self.epoch, share.positions)
         inputs = self._classifier.normalise(pixels)
         batches = zip(torch.split(inputs, share.sizes), torch.split(targets, share.sizes), share.weights, strict=True)
         try:
             return self._update(batches)
-        except ValueError as error:  # BatchNorm's, of a last batch of one image whose map has shrunk to one pixel
+        except ValueError as error:  # BatchNorm's, of a batch of one image whose map has shrunk to one pixel
             raise TrainingError(f"{error}: choose another --batch-size, or a larger --image-size") from None
 
     def _pixels(self, images: torch.Tensor) -> torch.Tensor:
@@ -190,7 +183,8 @@ class Run:
         if not len(validation):
             return None
         self._classifier.eval()
-        logits = logits_of(self._classifier, self._examples.pixels, validation)
+        # One look at each: more would take as long as the epoch, for a curve.
+        logits = logits_of(self._classifier, self._examples.pixels, validation, once=True)
         self._classifier.train()
         return accuracy(logits, labels[validation])
 
@@ -206,25 +200,20 @@ class Run:
             on_loss(self.epoch, self._batches, self._running_loss / self._batches)
 
 
-@torch.no_grad()
-def answers(teacher: Classifier, pixels: torch.Tensor) -> torch.Tensor:
-    """uint8 [n, H, W, 3] → how much each image is of each class, float32 [n, C]: what the teacher makes of the very
-    images that are learnt, before its temperature, which would take away what it finds alike.
-
-    Beyer et al., Knowledge distillation: A good teacher is patient and consistent, CVPR 2022.
-    """
-    return teacher.logits(pixels).softmax(dim=1)
-
-
 def _near(pixels: torch.Tensor, device: torch.device) -> torch.Tensor:
     """On the device where they leave it half of its free memory; else where they are, from where windows are sent."""
-    too_large = device.type == "cuda" and pixels.nbytes > torch.cuda.mem_get_info(device)[0] / 2
-    if too_large or device.type == "cpu":
+    if device.type == "cpu" or pixels.nbytes > _free_bytes(device) / 2:
         return pixels
     near = torch.empty(pixels.shape, dtype=pixels.dtype, device=device)
     for start in range(0, len(pixels), _WINDOW_IMAGES):  # at once they would first be gathered in the CPU's memory
         near[start : start + _WINDOW_IMAGES] = pixels[start : start + _WINDOW_IMAGES]
     return near
+
+
+def _free_bytes(gpu: torch.device) -> int:
+    if gpu.type == "cuda":
+        return torch.cuda.mem_get_info(gpu)[0]
+    return torch.mps.recommended_max_memory()
 
 
 def _refuse_divergence(losses: list[float], epoch: int, recipe: Recipe) -> None:

@@ -1,8 +1,6 @@
 """What comes before a training: what would make it fail is found now, and the network gets its first weights."""
 
 import tempfile
-import textwrap
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +36,11 @@ def choose_device(name: str) -> torch.device:
 
 def check_writable(options: Options) -> None:
     """Raises TrainingError now rather than after the training. Makes the folders of what will be written."""
-    if options.promote and options.promote.resolve() == options.output.resolve():
-        raise TrainingError(f"--promote {options.promote} is --output itself: give --output another name")
+    if options.promote and card_path(options.promote).resolve() == card_path(options.output).resolve():
+        raise TrainingError(
+            f"--promote {options.promote} and --output {options.output} would have the same model card, "
+            f"{card_path(options.output)}: give --output another name"
+        )
     for output in filter(None, (options.output, options.promote)):
         if distributed.rank() == 0:  # who alone writes
             _check_writable(output)
@@ -92,7 +93,10 @@ def check_network(recipe: Recipe, start: Classifier | None) -> None:
 
 def weights_to_start_from(recipe: Recipe) -> Classifier | None:
     """Raises TrainingError where they cannot be had, or are another network's."""
-    other = _checkpoint("weights", recipe.weights)
+    try:
+        other = load(find(Path(recipe.weights))) if recipe.weights else None
+    except CheckpointError as error:
+        raise TrainingError(f"--weights: {error}") from None
     if other and other.card.architecture != recipe.architecture:
         raise TrainingError(
             f"--weights: {recipe.weights} is of the architecture {other.card.architecture}, and this recipe trains "
@@ -110,38 +114,6 @@ def tell_of_known_images(start: Classifier | None, data: Data, validation: torch
             f"The weights to start from were trained on {seen} of the {len(validation)} validation images: on those "
             "they score too well, and confidence comes out too high"
         )
-
-
-def teacher_to_learn_from(recipe: Recipe, device: torch.device) -> Classifier | None:
-    """On the device. Raises TrainingError where it cannot be had, or takes other images."""
-    teacher = _checkpoint("teacher", recipe.teacher)
-    if not teacher:
-        return None
-    if teacher.card.input_size != recipe.image_size:
-        size = teacher.card.input_size
-        raise TrainingError(
-            f"--teacher: {recipe.teacher} takes images of {size} pixels a side, and this recipe trains with "
-            f"{recipe.image_size}: add --image-size {size}, or choose another teacher"
-        )
-    return teacher.to(device)
-
-
-def refuse_other_classes(teacher: Classifier | None, classes: Sequence[str]) -> None:
-    """Raises TrainingError where the `teacher` answers with others than these, or in another order."""
-    theirs = teacher.card.classes if teacher else classes
-    if list(theirs) != list(classes):
-        known, wanted = (textwrap.shorten(", ".join(names), 60, placeholder=" …") for names in (theirs, classes))
-        raise TrainingError(
-            f"--teacher: its {len(theirs)} classes ({known}) are not the {len(classes)} of the data ({wanted}): "
-            "train a teacher on the same data"
-        )
-
-
-def _checkpoint(option: str, name: str) -> Classifier | None:
-    try:
-        return load(find(Path(name))) if name else None
-    except CheckpointError as error:
-        raise TrainingError(f"--{option}: {error}") from None
 
 
 def make_classifier(

@@ -2,7 +2,7 @@
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -45,25 +45,36 @@ def _alone_in(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _not_better(path: Path, card: ModelCard, data: Data, device: torch.device) -> str | None:
+def to_be_better_than(path: Path, classes: Sequence[str], input_size: int) -> Classifier | None:
+    """The checkpoint in `path`, or where there is none the one that cifar-serve serves then, if it knows these classes.
+
+    Raises TrainingError where what is there cannot be compared with a network of these.
+    """
     served = path if path.exists() else STRONG
     try:
-        there = load(served).to(device)
+        there = load(served)
     except CheckpointError as error:
         raise TrainingError(f"the checkpoint to be better than cannot be asked: {error}") from None
-    if (there.card.classes, there.card.input_size) != (card.classes, card.input_size):
-        if served != path:  # nothing that knows these classes
-            return None
-        raise TrainingError(
-            f"{path} has other classes or pictures of another size, so that no score can compare them: if the new ones "
-            "are right, promote once without --if-better"
-        )
+    if (list(there.card.classes), there.card.input_size) == (list(classes), input_size):
+        return there
+    if served != path:
+        return None
+    raise TrainingError(
+        f"{path} has other classes or pictures of another size, so that no score can compare them: if the new ones "
+        "are right, promote once without --if-better"
+    )
+
+
+def _not_better(path: Path, card: ModelCard, data: Data, device: torch.device) -> str | None:
+    there = to_be_better_than(path, card.classes, card.input_size)
+    if not there:
+        return None
     try:
-        before = evaluate(there, data.pixels, data.labels, data.test, data.name)
+        before = evaluate(there.to(device), data.pixels, data.labels, data.test, data.name)
     except TrainingError:  # it answers NaN
         return None
     assert card.scores  # noqa: S101
     if card.scores.accuracy > before.accuracy:
         return None
-    name = path if served == path else f"there is no {path}, and {STRONG.stem}, which ships and serves without one,"
+    name = path if path.exists() else f"there is no {path}, and {STRONG.stem}, which ships and serves without one,"
     return f"{name} is right on {before.accuracy:.2%} of {before.n} test images, this one on {card.scores.accuracy:.2%}"

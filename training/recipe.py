@@ -20,9 +20,6 @@ class Recipe:
     weights: str = Field(
         default="", description="the checkpoint to start from, a path or a shipped one's name; for other classes too"
     )
-    teacher: str = Field(
-        default="", description="the checkpoint whose answers are learnt, not labels; a path or a shipped one's name"
-    )
     image_size: int = Field(default=32, ge=1, le=4096, description="pixels a side of what the network sees")
     epochs: int = Field(ge=1, description="passes over the training images")
     batch_size: int = Field(ge=1, description="images an update")
@@ -56,12 +53,6 @@ class Recipe:
     )
     translate: int = Field(default=0, ge=0, description="images are shifted by up to so many pixels, edges mirrored")
     cutout: int = Field(default=0, ge=0, description="side of a square, in pixels, that is greyed out at random")
-    cutmix: float = Field(
-        default=0,
-        ge=0,
-        le=1,
-        description="chance (not alpha) that a square of an image is another's, and as much of its label",
-    )
     tta_below: float = Field(
         default=0,
         ge=0,

@@ -87,8 +87,6 @@ def _as_trained_on(examples: Examples, recipe: Recipe, seed: int) -> torch.Tenso
     draws = torch.Generator().manual_seed(seed)
     images = examples.images[torch.randperm(len(examples.images), generator=draws)[:_SAMPLES]]
     augment, pixels = Augmentation(recipe, len(examples.labels), draws), examples.pixels[images]
-    if recipe.cutmix:
-        pixels, *_ = augment.mixed(examples.pixels.__getitem__, images)
     return augment(pixels, images, epoch=1)
 
 

@@ -85,7 +85,10 @@ class SavedRun:
 
 @contextmanager
 def signals_put_off() -> Iterator[Callable[[], bool]]:
-    """SIGINT and SIGTERM wait until the end of the block. Gives what tells whether one does; a second does not wait.
+    """SIGINT and SIGTERM wait until the end of the block. Gives what tells whether one does; a second SIGINT does not.
+
+    It is of someone who is impatient; a second SIGTERM is not: service managers signal torchrun and its processes, and
+    torchrun hands it on.
 
     A signal to one process of a run stops all of them, at the same place if they ask at the same places.
     """
@@ -94,8 +97,10 @@ def signals_put_off() -> Iterator[Callable[[], bool]]:
     before = {number: handler for number, handler in before.items() if handler != signal.SIG_IGN}  # as nohup has it
 
     def put_off(number: int, frame: FrameType | None) -> None:
-        restore()
-        waiting.append(number)
+        if number == signal.SIGINT:
+            signal.signal(number, before[signal.SIGINT])
+        if not waiting:
+            waiting.append(number)
 
     def restore() -> None:
         for number, handler in before.items():

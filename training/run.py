@@ -17,7 +17,7 @@ from training.data import Data, hold_back, imbalanced, load
 from training.distributed import say
 from training.errors import TrainingError
 from training.evaluation import accuracy, fit_temperature, least_usual_confidence, logits_of, score
-from training.handover import hand_over
+from training.handover import hand_over, write_checkpoint
 from training.history import Epoch
 from training.loop import Examples, train
 from training.options import Options, report_folder, resume_path
@@ -27,11 +27,10 @@ from training.preparation import (
     choose_device,
     in_precision_of,
     make_classifier,
-    refuse_other_classes,
-    teacher_to_learn_from,
     tell_of_known_images,
     weights_to_start_from,
 )
+from training.promotion import to_be_better_than
 from training.recipe import Recipe
 from training.resume import SavedRun
 
@@ -54,29 +53,25 @@ def run(recipe: Recipe, options: Options) -> None:
     device = choose_device(options.device)
     check_writable(options)
     report = open_report(options)
-    recipe = in_precision_of(device, recipe)
-    start, teacher = weights_to_start_from(recipe), teacher_to_learn_from(recipe, device)
+    asked, recipe = recipe, in_precision_of(device, recipe)
+    start = weights_to_start_from(recipe)
     check_network(recipe, start)
-    with distributed.one_of_a_host_first():
-        data = load(options.data, recipe.image_size)
-    say(f"{len(data.train)} training and {len(data.test)} test images, {len(data.classes)} classes")
-    for remark in data.remarks:
-        say(remark)
-
+    data = read(recipe, options)
     images, validation = hold_back(data, recipe.validation)
+    distributed.refuse_empty_shares(min(recipe.batch_size, len(images)))
     tell_of_no_validation(recipe, validation)
     tell_of_known_images(start, data, validation)
-    refuse_other_classes(teacher, data.classes)
-    examples = Examples(data.pixels, data.labels, images, validation, teacher)
+    examples = Examples(data.pixels, data.labels, images, validation)
     classifier = make_classifier(recipe, data, images, options.seed, start).to(device)
     say(f"Training {recipe.architecture} by recipe {recipe.name} on {device}, seed {options.seed}")
     origin = {
         "seed": options.seed,
         "data_fingerprint": data.fingerprint,
         "started_from": start.card.sha256 if start else None,
-        "taught_by": teacher.card.sha256 if teacher else None,
     }
-    epochs = train_and_tell(classifier, examples, recipe, options, origin, report)
+    distributed.refuse_differences({**asdict(recipe), **origin})
+    # As asked for: where a device with another precision goes on with the run, it is the same run.
+    epochs = train_and_tell(classifier, examples, recipe, options, {**asdict(asked), **origin}, report)
 
     if len(validation):
         classifier.card = calibrate(classifier, data, validation)
@@ -86,9 +81,24 @@ def run(recipe: Recipe, options: Options) -> None:
     training = describe(recipe, origin, options.command, data.name, examples, epochs[-1].seconds, device)
     card = classifier.card.model_copy(update={"training": training, "scores": scores})
     if distributed.leave():
-        card = hand_over(classifier, card, data, options)
-        if report and report.finish(card, epochs, data, logits):
-            say(f"Report: {report.page}")
+        card = write_checkpoint(options.output, classifier, card, data)
+        try:
+            hand_over(classifier, card, data, options)
+        finally:
+            if report and report.finish(card, epochs, data, logits):
+                say(f"Report: {report.page}")
+
+
+def read(recipe: Recipe, options: Options) -> Data:
+    """The data, with a word on them. Raises TrainingError, also where their network could never be promoted."""
+    with distributed.one_of_a_host_first():
+        data = load(options.data, recipe.image_size)
+    say(f"{len(data.train)} training and {len(data.test)} test images, {len(data.classes)} classes")
+    for remark in data.remarks:
+        say(remark)
+    if options.promote and options.if_better and distributed.rank() == 0:  # what it refuses, rather now than at the end
+        to_be_better_than(options.promote, data.classes, recipe.image_size)
+    return data
 
 
 def open_report(options: Options) -> "Report | None":
@@ -112,12 +122,10 @@ def train_and_tell(
     examples: Examples,
     recipe: Recipe,
     options: Options,
-    origin: dict[str, Any],
+    identity: dict[str, Any],
     report: "Report | None",
 ) -> Sequence[Epoch]:
-    """Train, and print and report how it goes; only a run of the same recipe and `origin` can be resumed."""
-    identity = {**asdict(recipe), **origin}
-    distributed.refuse_differences(identity)
+    """Train, and print and report how it goes; only a run of the same `identity` can be resumed."""
     saved = SavedRun(resume_path(options.output), identity)
     state = saved.load_where_asked(options.resume)
     if report:

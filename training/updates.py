@@ -72,15 +72,13 @@ class Updates:
 
     def restore(self, state: dict[str, Any]) -> None:
         for part in (self._optimizer, self._schedule, self._scaler):
-            part.load_state_dict(state[type(part).__name__])
+            if saved := state[type(part).__name__]:  # nothing of a scaler that was not needed where the run began
+                part.load_state_dict(saved)
 
 
 def make_criterion(recipe: Recipe, labels: torch.Tensor) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """Logits float32 [B, C] and targets → the mean loss; `labels` are those of all training images.
-
-    Targets are classes, int64 [B], or how much an image is of each, float32 [B, C].
-    """
-    smoothing = 0.0 if recipe.teacher else recipe.label_smoothing
+    """Logits float32 [B, C] and classes int64 [B] → the mean loss; `labels` are those of all training images."""
+    smoothing = recipe.label_smoothing
     if not recipe.weighted_loss:
         return nn.CrossEntropyLoss(label_smoothing=smoothing)
     images_of = torch.bincount(labels)
@@ -89,8 +87,7 @@ def make_criterion(recipe: Recipe, labels: torch.Tensor) -> Callable[[torch.Tens
     def criterion(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         # Not with CrossEntropyLoss's own weights: it divides by their sum over the batch, which takes them back where
         # a batch is of one class, and with label smoothing it also weighs the classes that an image is not of.
-        parts = targets if targets.is_floating_point() else F.one_hot(targets, len(weights))
-        parts = parts * weights
+        parts = F.one_hot(targets, len(weights)) * weights
         return F.cross_entropy(outputs, torch.lerp(parts, parts.mean(dim=1, keepdim=True), smoothing))
 
     return criterion
@@ -141,7 +138,7 @@ def compiled(classifier: Classifier, recipe: Recipe) -> nn.Module:
     try:
         there_and_back(net, inputs, recipe.precision)
     except Exception as error:  # whatever its many parts raise
-        reason = str(error).strip().splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         distributed.say(f"Training without --compile, since torch.compile fails here: {reason}")
         return classifier.net
     finally:

@@ -4,6 +4,8 @@ Jordan, 94% on CIFAR-10 in 3.29 Seconds on a Single GPU, 2024; the shortcut and 
 from its network for 96 %.
 """
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -11,6 +13,7 @@ from torch import nn
 from models.architectures import register
 
 _PATCH = 2  # pixels a side of what the stem sees
+_WIDTHS = (48, 128, 256)  # channels of the blocks
 _LEAST_VARIANCE = 1e-4  # directions of less are noise, which whitening would blow up
 
 
@@ -33,14 +36,13 @@ class Block(nn.Module):
 class Airbench(nn.Module):
     """float32 [N, 3, H, W], normalised, H and W at least 9 → logits float32 [N, num_classes]."""
 
-    def __init__(self, num_classes: int = 10, widths: tuple[int, int, int] = (48, 128, 256)) -> None:
+    def __init__(self, num_classes: int = 10) -> None:
         super().__init__()
         whitened = 2 * 3 * _PATCH**2
         self.stem = nn.Conv2d(3, whitened, _PATCH, bias=False)
         self.stem.weight.requires_grad_(False)
-        inputs = (whitened, *widths)
-        self.blocks = nn.Sequential(*(Block(*channels) for channels in zip(inputs, widths, strict=False)))
-        self.head = nn.Linear(widths[-1], num_classes, bias=False)
+        self.blocks = nn.Sequential(*(Block(*channels) for channels in pairwise((whitened, *_WIDTHS))))
+        self.head = nn.Linear(_WIDTHS[-1], num_classes, bias=False)
 
     def initialise(self, inputs: torch.Tensor) -> None:
         """Of training images, float32 [n, 3, H, W], the stem learns to whiten patches: its answers do not correlate."""

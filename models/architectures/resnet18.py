@@ -1,5 +1,7 @@
 """ResNet-18 of torchvision, with a stem for small pictures or with its own and the weights that ImageNet taught it."""
 
+from http.client import HTTPException
+
 import torch
 from torch import nn
 
@@ -43,6 +45,9 @@ class ResNet18ImageNet(_ResNet18):
         """Takes the weights that ImageNet taught it, but for those of the classes. Raises OSError: no network."""
         from torchvision.models import ResNet18_Weights
 
-        state = ResNet18_Weights.DEFAULT.get_state_dict(progress=True, check_hash=True)
+        try:
+            state = ResNet18_Weights.DEFAULT.get_state_dict(progress=True, check_hash=True)
+        except (HTTPException, RuntimeError) as error:  # of a download that was cut short
+            raise OSError(str(error)) from None
         classes = self.resnet.fc.state_dict(prefix="fc.")
         self.resnet.load_state_dict({**state, **classes})

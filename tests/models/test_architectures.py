@@ -1,5 +1,8 @@
 """Networks take the sizes that they say, and start from what they are said to start from."""
 
+from http.client import IncompleteRead
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -15,6 +18,19 @@ def test_a_network_answers_pictures_of_the_sizes_it_takes(name: str, sides: tupl
     net = build(name, num_classes=3).eval()
     for side in sides:
         assert net(torch.zeros(2, 3, side, side)).shape == (2, 3)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("invalid hash value"), IncompleteRead(b"half")])
+def test_a_download_of_first_weights_that_is_cut_short_is_an_os_error(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def download(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr("torch.hub.download_url_to_file", download)
+    with pytest.raises(OSError, match=r"invalid hash value|IncompleteRead"):
+        build("resnet18-imagenet", num_classes=3).initialise(torch.zeros(1, 3, 64, 64))  # type: ignore[operator]
 
 
 def test_the_stem_of_airbench_whitens_the_patches_of_the_images_it_starts_from() -> None:

@@ -33,33 +33,6 @@ def test_a_cut_out_square_is_grey_and_the_rest_untouched() -> None:
     assert torch.equal(seen[:, rest], PIXELS[:, rest])
 
 
-def test_images_take_squares_of_others_as_often_as_the_recipe_says() -> None:
-    indices = torch.arange(100, 2100)
-
-    def mixed(kept: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        recipe = replace(TUTORIAL, cutmix=0.5)
-        return Augmentation(recipe, 4000, torch.Generator().manual_seed(0)).mixed(pixels_of, indices, kept)
-
-    def pixels_of(images: torch.Tensor) -> torch.Tensor:  # each of one colour, no two of one
-        return torch.stack((images // 256, images % 256, images % 7), dim=1).byte()[:, None, None].expand(-1, 16, 16, 3)
-
-    pixels, others, parts = mixed(torch.arange(len(indices)))
-    assert sorted(others.tolist()) == indices.tolist()
-    taken = (pixels != pixels_of(indices)).any(dim=3)
-    of_another = others != indices
-    torch.testing.assert_close(taken.float().mean(dim=(1, 2))[of_another], parts[of_another])
-    assert torch.equal(pixels, torch.where(taken[..., None], pixels_of(others), pixels_of(indices)))
-    assert 0.45 < (parts > 0).float().mean() < 0.55
-    heights, widths = taken.any(dim=2).sum(dim=1), taken.any(dim=1).sum(dim=1)
-    assert torch.equal(taken.sum(dim=(1, 2)), heights * widths)  # one rectangle each
-    at_an_edge = taken[:, [0, -1]].any(dim=2).any(dim=1) | taken[:, :, [0, -1]].any(dim=1).any(dim=1)
-    inside = (heights > 2) & ~at_an_edge
-    assert inside.sum() > 100
-    assert bool(((heights - widths).abs() <= 1)[inside].all())  # square where no edge cuts it off
-    for all_of_them, kept in zip((pixels, others, parts), mixed(torch.tensor([7, 11])), strict=True):
-        assert torch.equal(kept, all_of_them[[7, 11]])
-
-
 def test_the_alternating_flip_shows_every_image_both_ways_in_two_epochs() -> None:
     recipe = replace(TUTORIAL, flip="alternating")
     augment = Augmentation(recipe, len(PIXELS), torch.Generator().manual_seed(0))

@@ -88,9 +88,17 @@ def sparse_records(path: Path, count: int) -> Path:
     return path
 
 
-def test_a_folder_larger_than_memory_is_mapped(tmp_path: Path) -> None:
+def test_a_folder_larger_than_memory_is_mapped(draw_folder: Draw, cache_folder: Path) -> None:
+    def refuse_to_fill(_: cache.Records) -> None:
+        raise AssertionError("decoded again")
+
+    root = draw_folder()
+    read(root)
+    (path,) = cache_folder.iterdir()
+    path.unlink()
     memory = psutil.virtual_memory().total + psutil.swap_memory().total
-    pixels = cache._map(sparse_records(tmp_path / "large.npy", 2 * memory // 3104))["pixels"]
+    sparse_records(path, 2 * memory // 3104)
+    pixels = cache.cached(root, list_images(root).images, 32, refuse_to_fill)["pixels"]
     assert pixels.nbytes > memory
     assert not pixels[-1].any()
 
@@ -103,7 +111,7 @@ def test_training_takes_no_memory_for_pictures_that_lie_on_the_disk(tmp_path: Pa
 
     count = 200_000
     with warnings.catch_warnings(action="ignore"):
-        pixels = torch.from_numpy(cache._map(sparse_records(tmp_path / "many.npy", count))["pixels"])
+        pixels = torch.from_numpy(np.load(sparse_records(tmp_path / "many.npy", count), mmap_mode="r")["pixels"])
     classifier = Classifier(build("net", num_classes=10), ModelCard())
     examples = Examples(pixels, torch.zeros(count, dtype=torch.int64), torch.arange(0, count, 50))
     before, most = anonymous_megabytes(), 0

@@ -14,9 +14,11 @@ import torch
 from models.checkpoint import load
 from tests.integration.running import wait_until
 from tests.pictures import draw_shape
+from training import distributed
 from training.__main__ import main
 from training.data import load_folder
-from training.distributed import share
+from training.distributed import refuse_empty_shares, share
+from training.errors import TrainingError
 from training.evaluation import evaluate
 
 ROOT = Path(__file__).parents[2]
@@ -62,10 +64,10 @@ for arguments in runs[-1:] if again else runs:
 
 # In batches of 31, of which two processes take 16 and 15: so few are run one way, lest bytes differ.
 EVERYTHING = ["net-best", "--epochs", "20", "--batch-size", "31", "--flip", "random", "--cutout", "4"]
-EVERYTHING += ["--cutmix", "0.5", "--label-smoothing", "0.1", "--report-every", "1", "--precision", "float32"]
+EVERYTHING += ["--label-smoothing", "0.1", "--report-every", "1", "--precision", "float32"]
 CUT = [*EVERYTHING, "--epochs", "60"]  # enough for a cable to be cut in the middle
 UNEQUAL = [*EVERYTHING, "--epochs", "3", "--batch-size", "7"]  # 4 + 3; rounding has not yet grown in so few updates
-TUTORIAL = ["tutorial", "--seed", "3"]  # 65 images in batches of 4: the last is of one, and none for the second process
+TUTORIAL = ["tutorial", "--seed", "3"]  # 65 images in batches of 4: the last is of one, and filled up
 # Unsure: every bit shows in its scores.
 FAST = ["fast", "--epochs", "1", "--batch-size", "16", "--learning-rate", "0.001"]
 
@@ -151,7 +153,8 @@ def test_a_signal_to_one_stops_both_and_they_go_on_to_the_same_bytes(two: tuple[
     for rank in "01":
         assert (folder / rank / "statuses").read_text().split()[:6] == ["0", "0", "0", "0", "143", "0"]
     assert (
-        said.count("cifar-train: terminated; stopped.pth was not written: the same command with --resume goes on") == 1
+        said.count("cifar-train 0: terminated; stopped.pth was not written: the same command with --resume goes on")
+        == 1
     )
     assert (folder / "0" / "stopped.pth").read_bytes() == (folder / "0" / "everything.pth").read_bytes()
 
@@ -165,8 +168,8 @@ def test_a_process_that_is_killed_is_replaced_and_the_run_goes_on_to_the_same_by
 ) -> None:
     folder, printed, said = two
     assert (folder / "0" / "killed.pth").read_bytes() == (folder / "0" / "everything.pth").read_bytes()
-    assert said.count("cifar-train: another process of this run was lost or does not answer (") == 1
-    assert said.count("cifar-train: ") == 2, "that, and one of the run that was stopped"
+    assert said.count("cifar-train 0: another process of this run was lost or does not answer (") == 1
+    assert said.count("cifar-train ") == 2, "that, and one of the run that was stopped"
     assert printed.count("[1,     1] loss: ") == 4, "each run began once: unequal, everything, stopped, killed"
 
 
@@ -216,8 +219,11 @@ def test_two_hosts_train_as_one_and_each_ends_when_their_cable_is_cut(
             stack.callback(agent.kill)  # torchrun itself waits for the rendezvous that it lost, deaf to SIGTERM
         wait_until((tmp_path / "0" / "cut.resume").exists, timeout_s=90)
         ip("-n", hosts[0], "link", "set", "eth0", "down")
-        lost = "cifar-train: another process of this run was lost or does not answer (Timed out waiting 3000ms"
-        wait_until(lambda: all(lost in (tmp_path / f"said-{number}").read_text() for number in (0, 1)), timeout_s=40)
+        lost = "another process of this run was lost or does not answer (Timed out waiting 3000ms"
+        wait_until(
+            lambda: all(f"cifar-train {rank}: {lost}" in (tmp_path / f"said-{rank}").read_text() for rank in (0, 1)),
+            timeout_s=40,
+        )
     theirs = (tmp_path / "0" / "everything.pth").read_bytes()
     assert theirs == (two[0] / "0" / "everything.pth").read_bytes()
     again = ["--data", str(shapes), "--output", str(tmp_path / "0" / "cut.pth"), "--resume", "--no-report"]
@@ -226,13 +232,19 @@ def test_two_hosts_train_as_one_and_each_ends_when_their_cable_is_cut(
 
 
 def test_each_image_of_a_batch_is_taken_once_and_weighs_the_same() -> None:
-    """Ten images in batches of 4 on three processes: 2 + 1 + 1, and of the last two images 1 + 1 + none."""
-    shares = [share(10, 4, rank, 3) for rank in range(3)]
-    assert [part.sizes for part in shares] == [[2, 2, 1], [1, 1, 1], [1, 1, 1]]
-    assert [part.positions.tolist() for part in shares] == [[0, 1, 4, 5, 8], [2, 6, 9], [3, 7, 8]]
-    for batch, images in enumerate((4, 4, 2)):
-        each = [part.weights[batch] / part.sizes[batch] for part in shares]
-        assert each == pytest.approx([3 / images] * 2 + [3 / images if images == 4 else 0])
+    """Eight images in batches of 4 on three processes: 2 + 1 + 1."""
+    shares = [share(8, 4, rank, 3) for rank in range(3)]
+    assert [part.sizes for part in shares] == [[2, 2], [1, 1], [1, 1]]
+    assert [part.positions.tolist() for part in shares] == [[0, 1, 4, 5], [2, 6], [3, 7]]
+    for batch in range(2):
+        assert [part.weights[batch] / part.sizes[batch] for part in shares] == pytest.approx([3 / 4] * 3)
+
+
+def test_a_batch_with_no_image_for_some_process_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed, "size", lambda: 3)
+    refuse_empty_shares(3)
+    with pytest.raises(TrainingError, match=r"of the 3 processes .* of 2 images here: .* a larger --batch-size$"):
+        refuse_empty_shares(2)
 
 
 def test_a_mistake_is_told_by_the_first_process_alone(
@@ -242,4 +254,4 @@ def test_a_mistake_is_told_by_the_first_process_alone(
     for rank, sentences in (("0", 1), ("1", 0)):
         monkeypatch.setenv("RANK", rank)
         assert main(["--seed", "0", "--epochs", "0"]) == 2
-        assert capsys.readouterr().err.count("cifar-train: ") == sentences
+        assert capsys.readouterr().err.count(f"cifar-train {rank}: ") == sentences

@@ -12,7 +12,7 @@ import torch
 from models.architectures.net import Net
 from models.card import CIFAR10_CLASSES, ModelCard, Scores
 from models.checkpoint import load, save
-from training import promotion
+from training import handover, promotion
 from training.__main__ import main
 from training.evaluation import evaluate
 
@@ -90,13 +90,41 @@ def test_other_classes_are_not_replaced_and_what_cannot_be_asked_is_an_error(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     other = serve_one_that_says(0, ("cat", "dog"))
-    assert main([*RUN, "--epochs", "1", "--if-better"]) == 1
+    assert main([*RUN, "--if-better"]) == 1
     assert served() == other
-    assert "has other classes or pictures of another size" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "has other classes or pictures of another size" in said.err
+    assert "Training" not in said.out, "told before the hours that it would have been in vain"
     Path("served.pth").write_bytes(b"damaged")
-    assert main([*RUN, "--epochs", "1", "--if-better"]) == 1
-    assert "cannot be asked: served.pth is damaged" in capsys.readouterr().err
+    assert main([*RUN, "--if-better"]) == 1
+    said = capsys.readouterr()
+    assert "cannot be asked: served.pth is damaged" in said.err
+    assert "Training" not in said.out
     assert Path("served.pth").read_bytes() == b"damaged"
+
+
+def test_where_it_cannot_be_promoted_the_run_is_not_lost(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("models").mkdir()
+    run = [*RUN[: RUN.index("--promote")], "--promote", "models/served.pth"]
+
+    def promote_into_a_folder_that_is_gone(*arguments: Any) -> str:
+        Path("models").rmdir()
+        return promotion.promote(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(handover, "promote", promote_into_a_folder_that_is_gone)
+        assert main(run) == 1
+    assert "models/served.pth cannot be written: No such file or directory. The run" in capsys.readouterr().err
+    assert Path("new.run/report.html").exists()
+    Path("models").mkdir()
+    assert main([*run, "--resume"]) == 0
+    said = capsys.readouterr().out
+    assert "Promoted to models/served.pth" in said
+    assert "[1, " not in said, "nothing is trained again"
+    assert load(Path("models/served.pth")).card.version == load(Path("new.pth")).card.version
+    assert not Path("new.resume").exists()
 
 
 def test_what_ships_is_not_replaced_by_one_that_scores_less(

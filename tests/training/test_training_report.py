@@ -119,7 +119,7 @@ def test_a_resumed_run_goes_on_in_its_events_and_a_new_one_begins_its_own() -> N
     begin("net.run", resume=True).add(EPOCH._replace(number=2))
     assert steps("net.run", "loss") == [1, 2]
     assert len(events("net.run").Images("training_pictures")) == 1
-    begin("net.run", resume=False, recipe=replace(NET_BEST, cutmix=1)).add(EPOCH._replace(number=7))
+    begin("net.run", resume=False, recipe=replace(NET_BEST, cutout=4)).add(EPOCH._replace(number=7))
     assert len(events("net.run").Images("training_pictures")) == 1
     assert steps("net.run", "loss") == [7]
 

@@ -7,28 +7,24 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
-from types import FrameType
 
 import pytest
 import torch
 from torch import nn
 
 from models.card import ModelCard
+from models.checkpoint import load
 from models.classifier import Classifier
 from tests.pictures import draw_shape
 from training.__main__ import main
-from training.errors import TrainingError
 from training.execution import Execution
 from training.history import Epoch
 from training.loop import Examples, Run
 from training.recipe import TUTORIAL
-from training.resume import signals_put_off
 
 RUN = ["net-best", "--precision", "float32", "--data", "shapes", "--epochs", "8", "--batch-size", "8"]
-RUN += ["--report-every", "5", "--cutout", "4", "--cutmix", "0.5", "--teacher", "teacher.pth", "--no-report"]
+RUN += ["--report-every", "5", "--cutout", "4", "--no-report"]
 STOPS = {signal.SIGTERM: 143, signal.SIGKILL: -signal.SIGKILL}  # and the exit code of each; SIGINT is as SIGTERM
 
 
@@ -42,7 +38,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
             draw_shape(shape, number).save(folder / "shapes" / shape / f"{number}.png")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        assert main(["--data", "shapes", "--no-report", "--output", "teacher.pth"]) == 0
         assert main([*RUN, "--output", "never.pth"]) == 0
         for number, status in STOPS.items():
             assert stop_in_the_third_epoch(number, "--output", f"{number.name}.pth") == status
@@ -125,59 +120,21 @@ def test_a_disk_that_is_full_ends_the_run_and_leaves_what_was_saved_before(capsy
     assert [name for name in os.listdir() if name.startswith(".SIGTERM")] == []
 
 
-@pytest.fixture
-def sigterm_interrupts() -> Iterator[None]:
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    yield
-    assert signal.signal(signal.SIGTERM, before) is interrupt, "handlers are put back"
-
-
-@pytest.mark.usefixtures("sigterm_interrupts")
-def test_a_second_signal_does_not_wait() -> None:
-    with suppress(KeyboardInterrupt), signals_put_off() as told_to_stop:
-        signal.raise_signal(signal.SIGTERM)
-        assert told_to_stop()
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGTERM)
+def test_a_run_goes_on_where_its_precision_is_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = ["tutorial", "--data", "shapes", "--precision", "float16", "--no-report", "--output", "half.pth"]
+    for there, epochs in ((False, 1), (True, 2), (False, 3)):
+        monkeypatch.setattr("training.preparation.has", lambda *_, there=there: there)
+        stop_after(epochs, monkeypatch)
+        assert main([*run, "--epochs", "3", "--resume"]) == (0 if epochs == 3 else 130)
+    assert load(Path("half.pth")).card.precision == "float32"
 
 
-def test_a_signal_that_is_ignored_does_not_end_a_run() -> None:
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # as a shell has it for what it runs in the background
-    try:
-        with signals_put_off() as told_to_stop:
-            signal.raise_signal(signal.SIGINT)
-            assert not told_to_stop()
-        assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
-    finally:
-        signal.signal(signal.SIGINT, before)
+def stop_after(epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def print_and_stop(epoch: Epoch) -> None:
+        if epoch.number == epochs < 3:
+            raise KeyboardInterrupt
 
-
-@pytest.mark.usefixtures("sigterm_interrupts")
-def test_an_error_is_told_although_a_signal_waits() -> None:
-    """Where a process is lost, the others find out at the time at which torchrun stops them."""
-
-    def lose_another() -> None:
-        signal.raise_signal(signal.SIGTERM)
-        raise TrainingError("another process was lost")
-
-    with pytest.raises(TrainingError, match="another process was lost"), signals_put_off():
-        lose_another()
-
-
-@pytest.mark.usefixtures("sigterm_interrupts")
-def test_a_signal_while_an_error_is_told_does_not_cut_it_short(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def speaks(status: int) -> bool:
-        signal.raise_signal(signal.SIGTERM)
-        return True
-
-    monkeypatch.setattr("training.__main__._speaks", speaks)
-    assert main(["--data", "nowhere"]) == 1
-    assert "nowhere" in capsys.readouterr().err
+    monkeypatch.setattr("training.run.print_epoch", print_and_stop)
 
 
 def test_what_a_network_draws_itself_goes_on_too() -> None:

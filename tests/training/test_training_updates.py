@@ -100,24 +100,6 @@ def test_an_overflow_in_the_first_update_leaves_nothing_behind() -> None:
         torch.testing.assert_close(mine, theirs)
 
 
-def test_labels_are_smoothed_and_a_teachers_answers_are_not() -> None:
-    outputs, answers = torch.randn(5, 10), torch.rand(5, 10).softmax(dim=1)
-    loss = make_criterion(replace(FAST, teacher="strong"), torch.arange(10))(outputs, answers)
-    torch.testing.assert_close(loss, -(answers * outputs.log_softmax(dim=1)).sum(dim=1).mean())
-
-
-def test_targets_may_be_of_several_classes() -> None:
-    logits, labels = torch.randn(6, 3), torch.tensor([0, 0, 1, 1, 2, 2])
-    one_hot = torch.eye(3)
-    for recipe in (replace(TUTORIAL, label_smoothing=0.1), replace(TUTORIAL, weighted_loss=True)):
-        criterion = make_criterion(recipe, torch.tensor([0, 0, 0, 1, 1, 2]))
-        torch.testing.assert_close(criterion(logits, one_hot[labels]), criterion(logits, labels))
-        swapped = labels.flip(0)
-        halves = (one_hot[labels] + one_hot[swapped]) / 2
-        mean = (criterion(logits, labels) + criterion(logits, swapped)) / 2
-        torch.testing.assert_close(criterion(logits, halves), mean)
-
-
 @pytest.mark.parametrize("updates", [1, 2, 4, 9, 11, 1000])
 def test_the_learning_rate_is_never_higher_than_at_its_highest(updates: int) -> None:
     factors = [learning_rate_factor(NET_BEST, updates, done) for done in range(updates)]
@@ -141,6 +123,18 @@ def test_a_weighted_loss_counts_every_class_alike_over_an_epoch_of_any_batches(s
         batches = zip(torch.split(logits, batch), torch.split(labels, batch), strict=True)
         losses = torch.stack([weighted(*each) for each in batches])
         torch.testing.assert_close(losses.mean(), torch.stack(of_class).mean())
+
+
+def test_a_compiler_that_fails_without_a_word_is_named_by_its_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise NotImplementedError
+
+    monkeypatch.setattr("training.updates.there_and_back", fail)
+    classifier = classifier_of(TUTORIAL)
+    assert compiled(classifier.train(), TUTORIAL) is classifier.net
+    assert capsys.readouterr().out.endswith("torch.compile fails here: NotImplementedError\n")
 
 
 def test_where_nothing_can_be_compiled_the_network_trains_as_it_is(
