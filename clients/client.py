@@ -9,6 +9,7 @@ httpx is imported when a client is made: it takes 0.3 s, most of them for its ow
 
 import asyncio
 import operator
+import os
 import ssl
 import threading
 import time
@@ -161,7 +162,8 @@ class AsyncClient(_Service):
         with self._many(images, top_k, concurrency, progress) as many:
             try:
                 async for image in _each(images):
-                    if many.add(image):
+                    lasting = isinstance(image, (str, os.PathLike, bytes))
+                    if many.add(image if lasting else await asyncio.to_thread(load, image)):
                         for answer in await many.send():
                             yield answer
                 while answers := await many.rest():

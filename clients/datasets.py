@@ -55,7 +55,8 @@ def _by_class(root: Path, inside: str) -> list[Example]:
         for folder in os.scandir(root / inside)
         if folder.is_dir() and not folder.name.startswith(".")
         for file in os.scandir(folder)
-        if file.name.lower().endswith(SUFFIXES) and not file.name.startswith(".") and file.is_file()
+        if file.name.lower().endswith(SUFFIXES) and not file.name.startswith(".")
+        if os.path.isfile(file) or not os.path.exists(file)  # a link to nothing counts as refused
     )
     if not found:
         raise CommandError(f"there are no images in {root / inside}/<class>/: {', '.join(SUFFIXES)} are looked for")

@@ -1,6 +1,7 @@
 """The stream of one `predict_many`: gathered into batches, asked for several at a time, answered in order."""
 
 import asyncio
+import os
 from collections import deque
 from collections.abc import Awaitable, Callable
 
@@ -29,12 +30,15 @@ class Many:
     ) -> None:
         self._ask, self._advance = ask, advance
         self._limiter = Limiter(concurrency)
-        self._batch: list[ImageInput] = []
+        self._batch: list[ImageInput | ImageError] = []
         self._bytes = 0
         self._under_way: deque[asyncio.Task[Answers]] = deque()
 
-    def add(self, image: ImageInput) -> bool:
-        """Whether a batch is complete by it. Images are weighed here, not read."""
+    def add(self, image: "ImageInput | ImageError") -> bool:
+        """Whether a batch is complete by it. Files are weighed here, not read; a PIL image is encoded, for the stream
+        may close it next, or show another picture in it."""
+        if not isinstance(image, (str, os.PathLike, ImageError)):
+            image = load(image)
         self._batch.append(image)
         self._bytes += weigh(image)
         return len(self._batch) >= self._limiter.batch_size or self._bytes >= BATCH_BYTES
@@ -73,7 +77,7 @@ class Many:
             self._advance(len(answers))
         return answers
 
-    async def _predict(self, batch: list[ImageInput]) -> Answers:
+    async def _predict(self, batch: "list[ImageInput | ImageError]") -> Answers:
         async with self._limiter:
             loaded = await asyncio.to_thread(lambda: [load(image) for image in batch])
             small = [image for image in loaded if isinstance(image, bytes) and len(image) < RAW_BYTES]

@@ -78,12 +78,24 @@ def _expand(arguments: Sequence[str]) -> Iterator[str]:
 def _walk(root: str) -> Iterator[str]:
     """A folder's images, hidden ones left out; last the folders that cannot be read: to read them will say why."""
     unreadable: list[OSError] = []
-    for folder, folders, files in os.walk(root, onerror=unreadable.append):
-        folders[:] = sorted(name for name in folders if name[0] != ".")
+    around: dict[str, tuple[str, ...]] = {root: ()}  # the real folders above each that is still to be walked
+    for folder, folders, files in os.walk(root, onerror=unreadable.append, followlinks=True):
+        walked = (*around.pop(folder), os.path.realpath(folder))
+        shown = (name for name in folders if name[0] != ".")
+        folders[:] = sorted(name for name in shown if not _leads_back(os.path.join(folder, name), walked))
+        around |= {os.path.join(folder, name): walked for name in folders}
         images = (name for name in sorted(files) if name[0] != "." and name.lower().endswith(SUFFIXES))
         paths = (os.path.join(folder, name) for name in images)
         yield from (path for path in paths if os.path.isfile(path) or not os.path.exists(path))  # a pipe would block
     yield from (error.filename for error in unreadable)
+
+
+def _leads_back(path: str, walked: tuple[str, ...]) -> bool:
+    """Whether a link leads to a folder that it lies in, which would have no end."""
+    if not os.path.islink(path):
+        return False
+    there = os.path.realpath(path)
+    return any(os.path.commonpath([there, each]) == there for each in walked)
 
 
 def _show_json(name: str, answer: Prediction | ImageError) -> None:

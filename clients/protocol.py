@@ -14,7 +14,6 @@ from clients.errors import CifarError, ServiceTimeout, ServiceUnreachable, Statu
 if TYPE_CHECKING:
     import httpx
 
-_PASSING_STATUSES = {408, 429, 500, 502, 503, 504}
 _FIRST_PAUSE_S, _SHORTEST_PAUSE_S = 0.5, 0.1
 
 
@@ -89,7 +88,8 @@ def pause_s(error: CifarError, attempt: int, retries: int, left_s: float) -> flo
         pause = _FIRST_PAUSE_S * 2.0 ** min(attempt, 4) * random.uniform(0.75, 1)
     else:
         pause = max(told_s, _SHORTEST_PAUSE_S) * random.uniform(1, 1.25)
-    if attempt >= retries or pause > left_s or (status and status not in _PASSING_STATUSES):
+    passes = status is None or status >= 500 or status in (408, 425, 429)  # proxies answer with 5xx of their own too
+    if attempt >= retries or pause > left_s or not passes:
         raise error
     return pause
 

@@ -61,7 +61,7 @@ def decode(data: bytes, size: int, max_pixels: int = MAX_PIXELS) -> Pixels:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_pixels(_decoded_pixels(image), max_pixels)
             return np.asarray(_square_rgb(image, size))
-    except ImageError:
+    except (ImageError, MemoryError):  # the latter is no fault of the image
         raise
     except UnidentifiedImageError:
         raise ImageError(

@@ -5,6 +5,7 @@ $ cifar-score photos --output predictions.parquet
 
 import argparse
 import importlib.util
+import io
 import os
 import sys
 import time
@@ -20,6 +21,8 @@ _LABELS = 5  # the most frequent ones, which the last line counts
 
 def main(argv: Sequence[str] | None = None) -> int:
     """0 where every image is in the output, 1 and a sentence on stderr where not, 2 for bad use, 130 by Ctrl-C."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may hold what the terminal cannot show
     arguments = _parser().parse_args(argv)
     if not all(importlib.util.find_spec(module) for module in ("litserve", "pyarrow")):
         print("cifar-score: it is not installed: pip install '.[server,score]' in its checkout", file=sys.stderr)
@@ -56,17 +59,24 @@ def _parser() -> _Parser:
         "probabilities, or the error. When it was stopped, the same command goes on from there.",
     )
     own = Path("cifar_net.pth")
-    checkpoint = f"weights, or those of the package: {', '.join(SHIPPED)} (default: %(default)s)"
+    shipped = f"weights, or those of the package: {', '.join(SHIPPED)}"
+    checkpoint = f"{shipped} (default: {own} where there is one, else {SHIPPED[0]})"
     ray = "address of a Ray cluster to do it on, all of whose nodes see DIR, or else RAY_ADDRESS (default: no cluster)"
     add = parser.add_argument
     add("folder", metavar="DIR", type=os.path.abspath, help="folder with images at any depth")
-    add("--output", type=Path, metavar="FILE", default="predictions.parquet", help="(default: %(default)s)")
+    add("--output", type=_file, metavar="FILE", default="predictions.parquet", help="(default: %(default)s)")
     add("--overwrite", action="store_true", help="replace an output of another model, or of images that have changed")
     add("--checkpoint", type=Path, metavar="FILE", default=own if own.exists() else SHIPPED[0], help=checkpoint)
     add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="(default: %(default)s)")
     add("--workers", type=_positive, metavar="N", help="processes (default: one a core, or 4 a GPU)")
     add("--ray", metavar="ADDRESS", default=os.environ.get("RAY_ADDRESS"), help=ray)
     return parser
+
+
+def _file(text: str) -> Path:
+    if os.path.isdir(text or "."):
+        raise argparse.ArgumentTypeError(f"a file is needed, not the folder {text or '.'!r}")
+    return Path(text)
 
 
 def _positive(text: str) -> int:

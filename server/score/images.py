@@ -34,27 +34,31 @@ class Part(TypedDict):
     content: bytes
 
 
-def list_images(root: str, folder: str = "") -> Iterator[str]:
-    """Names below `root`, sorted, hidden ones left out; in memory is one folder at a time. Raises OSError."""
+def list_images(root: str, folder: str = "", above: tuple[str, ...] = ()) -> Iterator[str]:
+    """Names below `root`, sorted, hidden ones left out; in memory is one folder at a time. Raises OSError.
+
+    `above` are the real paths of the folders that `folder` was reached through.
+    """
+    walked = (*above, os.path.realpath(os.path.join(root, folder)))
     with os.scandir(os.path.join(root, folder)) as entries:
         # A folder is sorted with its slash, which makes the whole list sorted.
-        names = sorted(entry.name + "/" * _is_folder(entry) for entry in entries if entry.name[0] != ".")
+        names = sorted(entry.name + "/" * _is_folder(entry, walked) for entry in entries if entry.name[0] != ".")
     for name in names:
         if name[-1] == "/":
-            yield from list_images(root, folder + name)
+            yield from list_images(root, folder + name, walked)
         elif os.path.splitext(name)[1].lower() in SUFFIXES:
             yield folder + name
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    """Not where a link leads back to a folder that it lies in, which would have no end."""
+def _is_folder(entry: os.DirEntry[str], walked: tuple[str, ...]) -> bool:
+    """Not where a link leads back to a folder that it was reached through, which would have no end."""
     try:
         if not entry.is_dir() or not entry.is_symlink():
             return entry.is_dir()
     except OSError:  # a link to itself
         return False
-    there, here = os.path.realpath(entry.path), os.path.realpath(os.path.dirname(entry.path))
-    return os.path.commonpath([there, here]) != there
+    there = os.path.realpath(entry.path)
+    return all(os.path.commonpath([there, each]) != there for each in walked)
 
 
 def list_chunks(root: str) -> Iterator[Chunk]:

@@ -41,9 +41,11 @@ class Parts:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise ScoreError(f"another cifar-score is making {self._output}: name another --output") from None
-            yield
-            with suppress(OSError):  # with parts in it, it stays
-                self._folder.rmdir()
+            try:
+                yield
+            finally:
+                with suppress(OSError):  # with parts in it, it stays
+                    self._folder.rmdir()
         finally:
             os.close(descriptor)
 
@@ -74,13 +76,17 @@ class Parts:
         if (further := self._path(self._count)).exists():  # of a folder that had more images
             self._holds(further, b"")
         paths, labels = [self._path(number) for number in range(self._count)], Counter[str | None]()
-        files = _digest(pq.read_schema(path).metadata[b"files"] for path in paths)
-        schema = pq.read_schema(paths[0]).with_metadata({**self._metadata, b"files": files})
+        found = (_read_schema(path).metadata for path in paths)
+        files, unreadable = zip(*((each[b"files"], b"unreadable" in each) for each in found), strict=True)
+        metadata = {**self._metadata, b"files": _digest(files)}
+        if any(unreadable):
+            metadata[b"unreadable"] = b"yes"
+        schema = _read_schema(paths[0]).with_metadata(metadata)
         whole = self._folder / "whole"
         with whole.open("wb") as file:
             with pq.ParquetWriter(file, schema) as writer:
                 for start in range(0, len(paths), _ROW_GROUP):
-                    table = pa.concat_tables(pq.ParquetFile(path).read() for path in paths[start : start + _ROW_GROUP])
+                    table = pa.concat_tables(map(_read_table, paths[start : start + _ROW_GROUP]))
                     writer.write_table(table)
                     labels.update(table["label"].to_pylist())
             file.flush()
@@ -93,13 +99,14 @@ class Parts:
         return self._folder / f"{number:09}.parquet"
 
     def _holds(self, path: Path, files: bytes) -> bool:
-        """Whether a file is of this model and of images with these fingerprints. Raises ScoreError."""
+        """Whether a file is of this model and of images with these fingerprints, all read. Raises ScoreError."""
         try:
-            known: Metadata = pq.read_schema(path).metadata or {}
+            known: Metadata = _read_schema(path).metadata or {}
         except pa.ArrowInvalid:
             known = {}
+        unreadable = known.pop(b"unreadable", None)  # perhaps they are not any more
         if known == {**self._metadata, b"files": files}:
-            return True
+            return not unreadable
         if self._overwrite:
             return False
         other = "of images that have changed since" if known.items() >= self._metadata.items() else "not of this model"
@@ -108,6 +115,16 @@ class Parts:
     def _remove(self) -> None:
         for path in self._folder.iterdir():
             path.unlink()
+
+
+def _read_schema(path: Path) -> pa.Schema:
+    with path.open("rb") as file:  # pyarrow itself opens no path that is not UTF-8
+        return pq.read_schema(file)
+
+
+def _read_table(path: Path) -> pa.Table:
+    with path.open("rb") as file:
+        return pq.ParquetFile(file).read()
 
 
 def _digest(fingerprints: Iterable[bytes]) -> bytes:

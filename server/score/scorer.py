@@ -50,10 +50,18 @@ class Scorer:
         files = fingerprint(self._root, chunk["names"])  # before they are read: what changes after it, shows
         names = chunk["names"].split(b"\0")
         rows = [row for start in range(0, len(names), _BATCH) for row in self._score(names[start : start + _BATCH])]
+        metadata = {**self._schema.metadata, b"files": files}
+        if self._any_unread(names, rows):
+            metadata[b"unreadable"] = b"yes"
         content = io.BytesIO()
-        table = pa.Table.from_pylist(rows, self._schema.with_metadata({**self._schema.metadata, b"files": files}))
-        pq.write_table(table, content)
+        pq.write_table(pa.Table.from_pylist(rows, self._schema.with_metadata(metadata)), content)
         return Part(number=chunk["number"], images=len(rows), content=content.getvalue())
+
+    def _any_unread(self, names: list[bytes], rows: list[dict[str, object]]) -> bool:
+        """Whether a file that is there could not be read: when it can be, its size and time will not show that."""
+        errors = ((name, str(row.get("error"))) for name, row in zip(names, rows, strict=True))
+        unreadable = (name for name, error in errors if error.startswith("unreadable: "))
+        return any(os.path.exists(os.fsencode(self._root) + b"/" + name) for name in unreadable)
 
     def _score(self, names: list[bytes]) -> Iterator[dict[str, object]]:
         size, classes, folder = self._card.input_size, self._card.classes, os.fsencode(self._root) + b"/"

@@ -100,7 +100,7 @@ def _serve(parent: Connection) -> None:
     from server.score.scorer import Scorer
 
     begin_worker()
-    with parent, suppress(EOFError, ConnectionError):
+    with parent, suppress(EOFError, ConnectionError, MemoryError):  # our parent starts another, or says why
         try:
             score = Scorer(*parent.recv())
             while True:

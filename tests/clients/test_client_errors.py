@@ -50,7 +50,7 @@ def test_a_proxys_page_is_an_error_of_its_status(service: FakeService, ask: Ask,
     assert caught.value.detail == "Bad Gateway"
 
 
-@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
+@pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504, 520, 524])
 def test_a_status_that_passes_is_asked_again(service: FakeService, ask: Ask, impatient: None, status: int) -> None:
     service.script.extend([problem(status, "later"), problem(status, "later")])
     assert ask.one(service.url, png(5)).class_id == 5

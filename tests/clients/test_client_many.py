@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import io
 import itertools
 import os
 import subprocess
@@ -11,6 +12,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from PIL import Image, ImageSequence
 
 from clients import AsyncClient, Client, ImageError, ImageInput, Prediction
 from clients.errors import ServiceUnreachable
@@ -73,6 +75,33 @@ def test_a_bad_image_and_an_unreadable_file_get_their_error_in_place(
     assert class_ids(answers) == [1, "not_an_image", "unreadable", "unreadable", "unreadable", 2]
     assert str(answers[2]) == f"{tmp_path / 'missing.png'} cannot be read: no such file or directory"
     assert str(answers[3]) == f"{tmp_path} cannot be read: is a directory"
+
+
+def test_a_damaged_pil_image_gets_its_error_in_place(service: FakeService, ask: Ask) -> None:
+    file = io.BytesIO()
+    Image.effect_noise((300, 300), 90).save(file, "PNG")  # of several chunks, the first of which shows what it is
+    before, _, after = file.getvalue().rpartition(b"IDAT")
+    with Image.open(io.BytesIO(before + b"ID\0T" + after)) as picture:
+        answers = ask.many(service.url, [png(1), picture, png(2)])
+    assert class_ids(answers) == [1, "unreadable", 2]
+    assert str(answers[1]).startswith("the PIL image cannot be read: broken png file")
+
+
+def test_a_pil_image_that_shows_one_picture_after_another_is_answered_for_each(service: FakeService, ask: Ask) -> None:
+    file, reds = io.BytesIO(), [10, 60, 110, 160]
+    first, *others = (Image.new("RGB", (2, 2), (red, 0, 0)) for red in reds)
+    first.save(file, "GIF", save_all=True, append_images=others)
+    with Image.open(file) as animation:
+        assert class_ids(ask.many(service.url, ImageSequence.Iterator(animation))) == reds
+
+
+def test_a_pil_image_may_be_closed_when_the_next_is_asked_for(service: FakeService, ask: Ask) -> None:
+    def opened() -> Iterator[ImageInput]:
+        for number in range(3):
+            with Image.open(io.BytesIO(png(number))) as picture:
+                yield picture
+
+    assert class_ids(ask.many(service.url, opened())) == [0, 1, 2]
 
 
 def test_what_was_answered_before_a_failure_is_given_before_it() -> None:

@@ -44,6 +44,15 @@ def test_a_file_whose_name_is_not_utf8_is_scored_and_listed(
     assert r"test/square/\udcff.png: not an image" in out
 
 
+def test_a_link_to_nothing_is_counted_as_refused(shapes: FakeService, capsys: pytest.CaptureFixture[str]) -> None:
+    """As DVC and git-annex leave it where a file has not been fetched."""
+    Path("data/test/square/gone.png").symlink_to("nowhere.png")
+    assert main(["--data", "data"]) == 0
+    out = capsys.readouterr().out
+    assert "(6 of 9;" in out
+    assert "test/square/gone.png: " in out
+
+
 @pytest.fixture
 def cifar10(shapes: FakeService, monkeypatch: pytest.MonkeyPatch) -> FakeService:
     """The service also has CIFAR-10's archive for download, of three test images."""

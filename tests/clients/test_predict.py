@@ -71,6 +71,19 @@ def test_folders_that_a_glob_finds_are_searched_once(pictures: FakeService, caps
         assert told(capsys) == [("all/deep/c.png", "square")]
 
 
+def test_links_to_folders_are_followed_until_they_lead_back(
+    pictures: FakeService, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder, other in (("a", "b"), ("b", "a")):
+        Path("all", folder).mkdir(parents=True)
+        Path("all", folder, f"{folder}.png").write_bytes(png(1))
+        Path("all", folder, f"to_{other}").symlink_to(f"../{other}")
+    Path("all/a/up").symlink_to("../..")
+    Path("all/itself").symlink_to("itself")
+    assert main(["all"]) == 0
+    assert [name for name, _ in told(capsys)] == [f"all/{name}.png" for name in ("a/a", "a/to_b/b", "b/b", "b/to_a/a")]
+
+
 def test_what_is_hidden_in_a_folder_is_passed_over_and_a_pipe_not_waited_for(
     pictures: FakeService, capsys: pytest.CaptureFixture[str]
 ) -> None:

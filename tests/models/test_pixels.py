@@ -1,6 +1,7 @@
 """Every picture that people send becomes the same 32×32 RGB pixels, or a clear refusal."""
 
 import io
+import resource
 import struct
 import zlib
 from pathlib import Path
@@ -175,6 +176,17 @@ def test_what_is_no_picture_is_refused_with_its_code(data: bytes, code: str) -> 
         decode(data, 32)
     assert refusal.value.code == code
     assert refusal.value.detail
+
+
+def test_too_little_memory_is_no_fault_of_the_image() -> None:
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    in_use = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (in_use + 50_000_000, limits[1]))
+    try:
+        with pytest.raises(MemoryError):
+            decode(png_header(7_900, 7_900), 32)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
 
 
 def test_real_images_pass_untouched(cifar_data: Path) -> None:
