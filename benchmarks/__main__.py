@@ -11,11 +11,8 @@ NAMES = (
     "evaluation",
     "scoring",
     "serving",
-    "clients",
-    "stages",
     "memory",
     "batches",
-    "scaled_decode",
     "out_of_depth",
     "simulation",
 )

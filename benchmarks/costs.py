@@ -19,7 +19,7 @@ from tests.integration.load import gauge
 from tests.pictures import draw_shape, encode
 
 CONNECTIONS = (1, 16, 64, 256)
-MANY, PHOTO = "256 of them in a request, JSON", "one photograph of 1024x768"
+MANY, LARGE = "256 of them in a request, JSON", "one JPEG of grey noise, 1024x768"
 IMAGES = 256  # of MANY
 
 
@@ -52,10 +52,10 @@ class Column(NamedTuple):
 
 
 def make_loads() -> list[Column]:
-    picture, photo = encode(draw_shape("circle", 1, (32, 32)), "JPEG"), io.BytesIO()
-    Image.effect_noise((1024, 768), 12).convert("RGB").save(photo, "JPEG", quality=60)
+    picture, large = encode(draw_shape("circle", 1, (32, 32)), "JPEG"), io.BytesIO()
+    Image.effect_noise((1024, 768), 12).convert("RGB").save(large, "JPEG", quality=60)
     singles = [Column(str(count), count, picture) for count in CONNECTIONS]
-    return [*singles, Column(MANY, 4, picture, IMAGES), Column(PHOTO, 64, photo.getvalue())]
+    return [*singles, Column(MANY, 4, picture, IMAGES), Column(LARGE, 64, large.getvalue())]
 
 
 def measure(columns: Sequence[Column], rounds: int, seconds: int) -> dict[str, Seen]:

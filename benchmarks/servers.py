@@ -142,7 +142,9 @@ def running(server: Server, checkpoint: Path = TUTORIAL_NET, log: Path = Path(os
         command = [word.format_map(values) for word in server.command]
         started = time.perf_counter()
         # A session of its own shows at the end which processes were started by some that are gone.
-        main = psutil.Popen(command, cwd=folder, env=environment, stdout=output, stderr=output, start_new_session=True)
+        main = subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=output, stderr=output, start_new_session=True
+        )
         server.family = [psutil.Process(main.pid)]
         try:
             with httpx.Client(timeout=30) as client:

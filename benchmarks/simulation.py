@@ -18,7 +18,7 @@ from typing import Any
 
 import simpy
 
-from benchmarks.costs import CONNECTIONS, IMAGES, MANY, PHOTO, Cost, Seen, make_loads, measure, solve
+from benchmarks.costs import CONNECTIONS, IMAGES, LARGE, MANY, Cost, Seen, make_loads, measure, solve
 from benchmarks.protocols import RAW
 from benchmarks.wrk import no_wrk
 
@@ -173,7 +173,7 @@ def print_a_million(seen: dict[str, Seen], sizes: dict[str, int]) -> None:
     print("\n**2. A million images a second**, in requests, in cores and on the wire.\n")
     print("| | requests/s | cores: HTTP, decoding | cores: the network | Gbit/s in |\n|---|", end="")
     print("---:|" * 4)
-    for name, title, images in (("one JPEG of 32x32", str(_BUSY), 1), (MANY, MANY, IMAGES), (PHOTO, PHOTO, 1)):
+    for name, title, images in (("one JPEG of 32x32", str(_BUSY), 1), (MANY, MANY, IMAGES), (LARGE, LARGE, 1)):
         http, worker = (seen[title].spent[process] / images for process in ("HTTP process", "worker"))
         gigabits = sizes[title] / images * 8 * 1e6 / 1e9
         print(f"| {name} | {1e6 / images:,.0f} | {http:,.0f} | {worker:,.0f} | {gigabits:,.1f} |")

@@ -1,5 +1,6 @@
 """examples/quickstart.ipynb runs from its first cell to its last, on a few drawn pictures."""
 
+import socket
 from pathlib import Path
 
 import nbformat
@@ -7,22 +8,22 @@ import pytest
 from nbclient import NotebookClient
 
 from tests.conftest import Draw
-from tests.integration.running import free_port
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOK = nbformat.read(ROOT / "examples" / "quickstart.ipynb", as_version=4)  # type: ignore[no-untyped-call]
 CODE = [cell for cell in NOTEBOOK.cells if cell.cell_type == "code"]
 
 
-def test_the_notebook_trains_serves_asks_and_plots(
+def test_the_notebook_trains_serves_asks_its_own_service_and_plots(
     tmp_path: Path, draw_folder: Draw, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert not any(cell.outputs or cell.execution_count for cell in CODE), "clear its outputs before you commit it"
     monkeypatch.setenv("CIFAR_DATA", str(draw_folder(splits=("train", "test"))))
-    monkeypatch.setenv("CIFAR_PORT", str(free_port()))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # two for so few pictures mostly wait for each other
-    NotebookClient(NOTEBOOK, timeout=100, resources={"metadata": {"path": tmp_path}}).execute()
+    with socket.create_server(("127.0.0.1", 0)) as another_service:
+        monkeypatch.setenv("CIFAR_PORT", str(another_service.getsockname()[1]))
+        NotebookClient(NOTEBOOK, timeout=100, resources={"metadata": {"path": tmp_path}}).execute()
     outputs = [output for cell in CODE for output in cell.outputs]
     assert "24 of 24 right\n" in [output.get("text") for output in outputs]
     assert len([output for output in outputs if "image/png" in output.get("data", {})]) == 2  # what it shows and plots

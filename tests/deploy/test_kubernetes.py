@@ -102,7 +102,7 @@ def test_what_stands_beside_the_overlays_can_be_built() -> None:
         "PersistentVolumeClaim",
         "CronJob",
     }
-    assert [manifest["kind"] for manifest in built("monitoring")] == ["ServiceMonitor"]
+    assert {manifest["kind"] for manifest in built("monitoring")} == {"ServiceMonitor", "PrometheusRule"}
 
 
 def test_every_selector_finds_what_it_means(manifests: list[Manifest]) -> None:
@@ -122,12 +122,19 @@ def test_every_selector_finds_what_it_means(manifests: list[Manifest]) -> None:
 
 
 def test_the_service_monitor_finds_the_service_and_its_metrics(manifests: list[Manifest]) -> None:
-    (monitor,) = written("monitoring")
+    monitor = one(written("monitoring"), "ServiceMonitor")
     (labels,) = (manifest["metadata"]["labels"] for manifest in manifests if manifest["kind"] == "Service")
-    assert finds(monitor["spec"]["selector"]["matchLabels"], labels)
-    (endpoint,), (port,) = monitor["spec"]["endpoints"], one(manifests, "Service")["ports"]
+    assert finds(monitor["selector"]["matchLabels"], labels)
+    (endpoint,), (port,) = monitor["endpoints"], one(manifests, "Service")["ports"]
     assert (endpoint["port"], endpoint["path"]) == (port["name"], "/metrics")
     assert "/metrics" in routes()
+
+
+def test_the_cluster_has_the_alerts_that_are_tested_and_they_find_the_service(manifests: list[Manifest]) -> None:
+    alerts = (ROOT / "deploy" / "prometheus" / "alerts.yml").read_text()
+    assert one(written("monitoring"), "PrometheusRule") == yaml.safe_load(alerts)
+    (job,) = set(re.findall(r'job="([^"]+)"', alerts))
+    assert one(manifests, "Service", job), "the Prometheus Operator names the job after the Service"
 
 
 def routes() -> set[str]:
@@ -215,6 +222,12 @@ def test_a_training_ends_where_the_service_looks(manifests: list[Manifest], caps
     assert mounted(training_pod(manifests), str(promoted.parent)) == ("cifar-models", False)
     assert main([*words, "--list"]) == 0, "cifar-train takes all these words"
     assert "net-best" in capsys.readouterr().out
+
+
+def test_pictures_and_checkpoints_get_onto_their_volumes_through_one_pod() -> None:
+    pod = {"spec": one(written("retraining"), "Pod", "fill")}
+    assert mounted(pod, "/training") == ("cifar-training", False)
+    assert mounted(pod, "/models") == ("cifar-models", False)
 
 
 def mounted(pod: Manifest, path: str) -> tuple[str, bool]:

@@ -25,6 +25,7 @@ from models.card import TUTORIAL_NET
 from models.checkpoint import card_path
 from tests.integration.running import RunningService, free_port, running_service, wait_until, worker_of
 from tests.pictures import draw_flat, encode
+from training.__main__ import main
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -220,3 +221,13 @@ def test_compose_mounts_builds_and_scrapes_what_there_is() -> None:
     host, port = scraped["static_configs"][0]["targets"][0].split(":")
     assert compose["services"][host]["ports"][0].endswith(f":{port}")
     assert f'job="{scraped["job_name"]}"' in RULES.read_text()
+
+
+def test_a_retrain_job_of_compose_leaves_the_checkpoint_of_another_day_and_takes_further_arguments() -> None:
+    retrain = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]["retrain"]
+    command = (*retrain["entrypoint"], *retrain["command"], "--list")
+    shown = [word.replace("$$", "$").replace("exec cifar-train", "echo") for word in command]
+    words = subprocess.run(shown, check=True, capture_output=True, text=True).stdout.split()
+    assert re.fullmatch(r"/runs/\d{4}-\d\d-\d\d/cifar_net\.pth", words[words.index("--output") + 1])
+    assert words[-2:] == ["net-best", "--list"]
+    assert main(words) == 0, "cifar-train takes all these words"
