@@ -5,6 +5,7 @@ $ curl --data-binary @cat.jpg localhost:8000/predict
 """
 
 import contextlib
+import fcntl
 import functools
 import importlib.util
 import logging
@@ -147,6 +148,8 @@ def serve(settings: "Settings") -> int:
     _allow_open_files()
     workers = fork_server("server.preload")  # first: it imports torch while we import the rest
     with tempfile.TemporaryDirectory(prefix="cifar-") as folder:
+        # systemd-tmpfiles, which removes what has lain in /tmp for ten days, passes over a folder that is locked.
+        fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_SH)
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # looked at when prometheus_client is imported
         from server.app import ClassifierServer, StartError
         from server.protocol import KEPT_S, OneWriteProtocol

@@ -21,13 +21,14 @@ import uvicorn.server
 from fastapi import FastAPI
 from litserve.loops import inference_worker
 from litserve.utils import WorkerSetupStatus
+from prometheus_client.multiprocess import mark_process_dead
 
 from models.machine import cores
 from server import logs
 from server.asgi import build_app
 from server.engine import WorkerEngine
-from server.init import NO_PROCESS
-from server.metrics import SEEN, WORKER_RESTARTS, counting, until_ended
+from server.init import NO_PROCESS, STOP_SIGNALS
+from server.metrics import SEEN, WORKER_RESTARTS, counting, folder
 from server.settings import Settings, nvidia_gpus
 from server.worker import ClassifierAPI, socket_path
 
@@ -123,21 +124,22 @@ class ClassifierServer(litserve.LitServer):
 
     def _start_worker_monitoring(self, manager: Any, uvicorn_workers: dict[Any, Any]) -> None:
         """In place of LitServe's, which looks every 2 s, and at the workers alone."""
-        threading.Thread(target=self._watch, args=[list(uvicorn_workers.values())], daemon=True).start()
+        for process in uvicorn_workers.values():
+            threading.Thread(target=self._watch, args=[process], daemon=True).start()
         for worker_id in range(len(self.inference_workers)):
             threading.Thread(target=self._replace, args=[worker_id], daemon=True).start()
 
     def _replace(self, worker_id: int) -> None:
         """Start another worker whenever this one has ended, for as long as there may be requests."""
         # What a fork server that has to be started anew inherits: see fork_server.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         while True:
             worker = self.inference_workers[worker_id]
             wait([worker.sentinel])
             told_to = self._stopping.is_set() and worker.exitcode == 0
             if told_to or self._drained.is_set():
                 return
-            log.warning("worker %d ended: starting another", worker_id)
+            log.warning("worker %d ended with %s: starting another", worker_id, worker.exitcode)
             try:
                 if self.workers_setup_status[f"predict_{worker_id}"] != WorkerSetupStatus.READY:
                     self._drained.wait(_FAILED_START_S)
@@ -150,16 +152,17 @@ class ClassifierServer(litserve.LitServer):
             if self._drained.is_set():  # whoever ends all workers may have looked at them before
                 self.inference_workers[worker_id].terminate()
 
-    def _watch(self, http_processes: list[BaseProcess]) -> None:
+    def _watch(self, http_process: BaseProcess) -> None:
         """The port of an HTTP process that was killed, out of memory say, would stay open to nobody."""
-        for process in until_ended(http_processes):
-            process.join()  # its pipe closes a moment before its exit code is there
-            if self._stopping.is_set():
-                continue
-            if process.exitcode != 0:  # 0: it was told to stop, as we are, or soon
-                log.error("an HTTP process ended with %s: ending, to be started anew", process.exitcode)
-                self.failed = True
-            os.kill(os.getpid(), signal.SIGTERM)
+        wait([http_process.sentinel])
+        mark_process_dead(http_process.pid, folder())  # type: ignore[no-untyped-call]  # drops what it had in flight
+        if self._stopping.is_set():
+            return
+        http_process.join()  # not before: of two threads that wait for a process, one gets no exit code
+        if http_process.exitcode != 0:  # 0: it was told to stop, as we are, or soon
+            log.error("an HTTP process ended with %s: ending, to be started anew", http_process.exitcode)
+            self.failed = True
+        os.kill(os.getpid(), signal.SIGTERM)
 
     def _start_server(
         self, port: Any, num_uvicorn_servers: Any, log_level: Any, sockets: Any, uvicorn_worker_type: Any, **kwargs: Any

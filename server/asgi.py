@@ -10,13 +10,20 @@ from server.engine import Engine
 from server.middleware import Boundary
 from server.routes import add_routes
 from server.routing import Routes
-from server.security import ApiKeys, allow_origins
+from server.schemas import with_keys
+from server.security import OPEN_PATHS, ApiKeys, allow_origins
 from server.service import Service
 from server.settings import Settings
 
 
 class Application(FastAPI):
     """FastAPI for its OpenAPI documents; a request goes straight to our own layers."""
+
+    wants_key = False
+
+    def openapi(self) -> dict[str, Any]:
+        document = super().openapi()
+        return with_keys(document, OPEN_PATHS) if self.wants_key else document
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:  # type: ignore[override]
         assert self.middleware_stack  # noqa: S101
@@ -29,7 +36,9 @@ def build_app(settings: Settings, engine: Engine, lifespan: Lifespan[Any]) -> Ap
     app = Application(title="cifar-service", description="Classifies images with the network that you trained.")
     add_routes(app.router, Service(settings, engine), settings)
     routes = Routes(app.router.routes, lifespan)
-    app.middleware_stack = Boundary(routes, ApiKeys(settings), settings)
+    keys = ApiKeys(settings)
+    app.wants_key = bool(keys)
+    app.middleware_stack = Boundary(routes, keys, settings)
     if settings.cors_origins:
         app.middleware_stack = allow_origins(app.middleware_stack, settings.cors_origins)
     return app

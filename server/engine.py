@@ -5,11 +5,12 @@ socket's end; one that comes back (LitServe restarts it) is found again.
 """
 
 import asyncio
+import contextlib
 import logging
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from models.card import ModelCard
 from models.pixels import Pixels
@@ -66,15 +67,11 @@ class WorkerEngine:
         self._sockets = sockets
         self._workers: list[_Worker] = []  # those that are connected and have said what they serve
         self._any_worker = asyncio.Event()
-        self._card: ModelCard | None = None
+        self.card: ModelCard | None = None
 
     @property
     def slots(self) -> int:
         return len(self._sockets) + 1
-
-    @property
-    def card(self) -> ModelCard | None:
-        return self._card
 
     @property
     def ready(self) -> bool:
@@ -89,15 +86,17 @@ class WorkerEngine:
     async def infer(self, pixels: Pixels) -> Predictions:
         await self.wait_until_ready()
         worker = min(self._workers, key=self._reluctance)
-        predictions: Predictions = await worker.ask(pack_batch(pixels))
-        return predictions
+        # Of idle workers the next one is another, or all HTTP processes would send to the same.
+        self._workers.remove(worker)
+        self._workers.append(worker)
+        return await worker.ask(pack_batch(pixels))
 
     def _reluctance(self, worker: "_Worker") -> tuple[bool, int]:
         """The least of it has the worker that has the least to do, of those that serve what the last message named.
 
         Workers may serve two versions for long, where one is out of memory say; an answer never mixes two.
         """
-        return worker.model_card.version != (self._card and self._card.version), len(worker.unanswered)
+        return worker.model_card.version != (self.card and self.card.version), len(worker.unanswered)
 
     async def reload(self) -> ModelCard:
         """Has every worker take over its checkpoint as it is now; returns what they serve then.
@@ -107,13 +106,23 @@ class WorkerEngine:
         for _ in range(_RELOADS):
             await self.wait_until_ready()
             try:
-                await asyncio.gather(*(worker.ask(RELOAD) for worker in self._workers))
-                return await self.wait_until_ready()
-            except InferenceFailed as error:
-                raise CheckpointRefused(error.detail) from None
-            except WorkerLost:
-                pass  # the one that takes its place may serve what was served before: it is asked
+                cards = await asyncio.gather(*(self._reload(worker.socket) for worker in self._workers))
+                return cards[0]
+            except (OSError, asyncio.IncompleteReadError):
+                # It ended, and the one that takes its place may serve what was served before: it is asked.
+                await asyncio.sleep(_RECONNECT_S)
         raise CheckpointRefused(f"{_RELOADS} times in a row a worker ended before it had loaded it")
+
+    async def _reload(self, socket: Path) -> ModelCard:
+        """By a connection of its own: a worker answers each in order, and batches need not wait for the disk."""
+        reader, writer = await asyncio.open_unix_connection(socket)
+        with contextlib.closing(writer):
+            writer.write(_framed(RELOAD))
+            while (message := await _read_message(reader))[0] == Kind.CARD:
+                served = message
+        if message[0] == Kind.FAILURE:
+            raise CheckpointRefused(message[1:].decode())
+        return self._take_card(served)
 
     async def keep_connected(self) -> None:
         """Holds a connection to every worker, until cancelled."""
@@ -125,7 +134,7 @@ class WorkerEngine:
         while True:
             try:
                 reader, writer = await asyncio.open_unix_connection(socket)
-                await self._attend(reader, _Worker(writer))
+                await self._attend(reader, _Worker(socket, writer))
             except (OSError, asyncio.IncompleteReadError):  # the worker ended, or is not there yet
                 await asyncio.sleep(_RECONNECT_S)
             except Exception:
@@ -136,11 +145,9 @@ class WorkerEngine:
         """Take the worker's messages until its connection ends; what it had not answered by then is lost."""
         try:
             while True:
-                (length,) = FRAME_LENGTH.unpack(await reader.readexactly(FRAME_LENGTH.size))
-                message = await reader.readexactly(length)
+                message = await _read_message(reader)
                 if message[0] == Kind.CARD:
-                    self._card = worker.model_card = ModelCard.model_validate_json(message[2:])
-                    SEEN.model(self._card, refused=bool(message[1]))
+                    worker.model_card = self._take_card(message)
                     if worker not in self._workers:
                         self._workers.append(worker)
                         self._any_worker.set()
@@ -153,19 +160,24 @@ class WorkerEngine:
                 self._any_worker.clear()
             worker.close()
 
+    def _take_card(self, message: bytes) -> ModelCard:
+        self.card = ModelCard.model_validate_json(message[2:])
+        SEEN.model(self.card, refused=bool(message[1]))
+        return self.card
+
 
 class _Worker:
     """One connection to a worker, which answers its batches in the order sent."""
 
-    def __init__(self, writer: asyncio.StreamWriter) -> None:
+    def __init__(self, socket: Path, writer: asyncio.StreamWriter) -> None:
+        self.socket = socket
         self.model_card: ModelCard  # a worker sends it before anything else
-        self.unanswered: deque[asyncio.Future[Any]] = deque()
+        self.unanswered: deque[asyncio.Future[Predictions]] = deque()
         self._writer = writer
 
-    def ask(self, message: bytes) -> asyncio.Future[Any]:
-        """A batch → its Predictions; RELOAD → None."""
-        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        frame = FRAME_LENGTH.pack(len(message)) + message
+    def ask(self, batch: bytes) -> asyncio.Future[Predictions]:
+        answer: asyncio.Future[Predictions] = asyncio.get_running_loop().create_future()
+        frame = _framed(batch)
         if not self._writer.is_closing():  # where the worker is lost, but `close` still to come, uvloop would raise
             self._writer.write(frame)
         self.unanswered.append(answer)  # now: one that was not sent would take the answer to the next
@@ -177,8 +189,6 @@ class _Worker:
             return
         if message[0] == Kind.FAILURE:
             answer.set_exception(InferenceFailed(message[1:].decode()))
-        elif message[0] == Kind.RELOADED:
-            answer.set_result(None)
         else:
             answer.set_result(Predictions(unpack_predictions(message), self.model_card))
 
@@ -187,3 +197,12 @@ class _Worker:
         for answer in self.unanswered:
             if not answer.done():
                 answer.set_exception(WorkerLost)
+
+
+def _framed(message: bytes) -> bytes:
+    return FRAME_LENGTH.pack(len(message)) + message
+
+
+async def _read_message(reader: asyncio.StreamReader) -> bytes:
+    (length,) = FRAME_LENGTH.unpack(await reader.readexactly(FRAME_LENGTH.size))
+    return await reader.readexactly(length)

@@ -11,6 +11,7 @@ from models.pixels import ImageError
 
 PROBLEM = "application/problem+json"
 _MOST_SAID = 1000  # characters of a sentence that quotes a request
+_TITLES = {413: "Content Too Large", 422: "Unprocessable Content"}  # RFC 9110's, which Python has from 3.13 on
 
 
 class ServiceError(Exception):
@@ -19,103 +20,75 @@ class ServiceError(Exception):
     status = HTTPStatus.INTERNAL_SERVER_ERROR
     code = "internal_error"
 
+    def __init_subclass__(cls, status: HTTPStatus, code: str) -> None:
+        cls.status, cls.code = status, code
+
     def __init__(self, detail: str, code: str | None = None, headers: dict[str, str] | None = None) -> None:
         super().__init__(detail)
-        self.detail = detail if len(detail) <= _MOST_SAID else f"{detail[:_MOST_SAID]} …"
+        self.detail = _shorten(detail)
         self.code = code or type(self).code
         self.headers = headers or {}
 
 
-class BadRequest(ServiceError):
+def _shorten(text: str) -> str:
+    return text if len(text) <= _MOST_SAID else f"{text[:_MOST_SAID]} …"
+
+
+class BadRequest(ServiceError, status=HTTPStatus.BAD_REQUEST, code="bad_request"):
     """The request's form is wrong: JSON, multipart, top_k."""
 
-    status = HTTPStatus.BAD_REQUEST
-    code = "bad_request"
 
-
-class Unauthorized(ServiceError):
+class Unauthorized(ServiceError, status=HTTPStatus.UNAUTHORIZED, code="unauthorized"):
     """The API key is missing or not valid."""
-
-    status = HTTPStatus.UNAUTHORIZED
-    code = "unauthorized"
 
     def __init__(self, detail: str) -> None:
         super().__init__(detail, headers={"WWW-Authenticate": 'Bearer realm="cifar-service"'})
 
 
-class UnknownModel(ServiceError):
+class UnknownModel(ServiceError, status=HTTPStatus.NOT_FOUND, code="unknown_model"):
     """No model of that name is served."""
 
-    status = HTTPStatus.NOT_FOUND
-    code = "unknown_model"
 
-
-class RequestTimeout(ServiceError):
+class RequestTimeout(ServiceError, status=HTTPStatus.REQUEST_TIMEOUT, code="request_timeout"):
     """The body did not arrive within the deadline."""
-
-    status = HTTPStatus.REQUEST_TIMEOUT
-    code = "request_timeout"
 
     def __init__(self, deadline_s: float) -> None:
         super().__init__(f"the body did not arrive within {deadline_s:g} s")
 
 
-class CheckpointRefused(ServiceError):
+class CheckpointRefused(ServiceError, status=HTTPStatus.CONFLICT, code="checkpoint_refused"):
     """The checkpoint on disk cannot be served; the one before it serves on."""
 
-    status = HTTPStatus.CONFLICT
-    code = "checkpoint_refused"
 
-
-class PayloadTooLarge(ServiceError):
+class PayloadTooLarge(ServiceError, status=HTTPStatus.REQUEST_ENTITY_TOO_LARGE, code="body_too_large"):
     """Body, picture or number of images over the limit."""
 
-    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
-    code = "body_too_large"
+
+class UnsupportedMediaType(ServiceError, status=HTTPStatus.UNSUPPORTED_MEDIA_TYPE, code="unsupported_media_type"):
+    """A content type, or a content encoding, that we never take."""
 
 
-class UnsupportedMediaType(ServiceError):
-    """A content type that we never take."""
-
-    status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
-    code = "unsupported_media_type"
-
-
-class UnprocessableImage(ServiceError):
+class UnprocessableImage(ServiceError, status=HTTPStatus.UNPROCESSABLE_ENTITY, code="corrupt_image"):
     """Not an image, truncated, empty."""
 
-    status = HTTPStatus.UNPROCESSABLE_ENTITY
-    code = "corrupt_image"
 
-
-class QueueFull(ServiceError):
+class QueueFull(ServiceError, status=HTTPStatus.TOO_MANY_REQUESTS, code="queue_full"):
     """More waits than may; Retry-After says when to come back."""
-
-    status = HTTPStatus.TOO_MANY_REQUESTS
-    code = "queue_full"
 
     def __init__(self, waiting: str = "images") -> None:
         super().__init__(f"too many {waiting} are waiting: come back in a second", headers={"Retry-After": "1"})
 
 
-class InferenceFailed(ServiceError):
+class InferenceFailed(ServiceError, status=HTTPStatus.INTERNAL_SERVER_ERROR, code="inference_failed"):
     """The network failed on this batch; the log has the reason."""
 
-    code = "inference_failed"
 
-
-class NotReady(ServiceError):
+class NotReady(ServiceError, status=HTTPStatus.SERVICE_UNAVAILABLE, code="not_ready"):
     """No model is ready."""
 
-    status = HTTPStatus.SERVICE_UNAVAILABLE
-    code = "not_ready"
 
-
-class DeadlineExceeded(ServiceError):
+class DeadlineExceeded(ServiceError, status=HTTPStatus.GATEWAY_TIMEOUT, code="deadline_exceeded"):
     """No answer within the deadline."""
-
-    status = HTTPStatus.GATEWAY_TIMEOUT
-    code = "deadline_exceeded"
 
     def __init__(self, deadline_s: float) -> None:
         super().__init__(f"no answer within {deadline_s:g} s: the service is overloaded, or its worker starts anew")
@@ -142,7 +115,7 @@ def render_error(request: Request, error: Exception) -> Response:
     if isinstance(error, HTTPException):
         status, headers = HTTPStatus(error.status_code), dict(error.headers or {})
         told = {404: "there is no such path: see /docs", 405: f"this path takes {headers.get('Allow')}"}
-        detail = f"{request.method} {request.url.path}: {told.get(status, error.detail)}"
+        detail = f"{request.method} {_shorten(request.url.path)}: {told.get(status, error.detail)}"
     elif isinstance(error, ServiceError):
         status, headers, detail = error.status, error.headers, error.detail
     else:
@@ -150,7 +123,7 @@ def render_error(request: Request, error: Exception) -> Response:
         detail = "the service failed on this request; its log has the reason under this request id"
     problem = {
         "type": "about:blank",
-        "title": status.phrase,
+        "title": _TITLES.get(status, status.phrase),
         "status": int(status),
         "code": code_of(error),
         "detail": detail,

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from models.checkpoint import CheckpointError
-from models.classifier import Classifier, further_views, has
+from models.classifier import Classifier, has
 from models.pixels import Pixels
 from server.wire import Probabilities
 
@@ -50,7 +50,7 @@ def _try_out(classifier: Classifier, device: torch.device, kind: str, threads: i
     if expected.shape != (_CANARY_IMAGES, len(card.classes)) or not np.isfinite(expected).all():
         raise CheckpointError(f"the network does not answer a picture with {len(card.classes)} probabilities")
     if kind == "onnxruntime":
-        return _checked_onnxruntime(exact, canary, threads)
+        return _checked_onnxruntime(exact.cpu(), canary, threads)
     if device.type != "cpu":
         return forward
     ways = [forward, *_other_ways_on_cpu(as_said)]
@@ -131,13 +131,12 @@ def _checked_onnxruntime(classifier: Classifier, canary: Pixels, threads: int) -
 def _onnxruntime(classifier: Classifier, canary: Pixels, threads: int) -> Forward:
     import onnxruntime
 
-    tta_below = classifier.card.tta_below
-    classifier = Classifier(classifier.net, classifier.card.model_copy(update={"tta_below": 0})).cpu().eval()
+    once = Classifier(classifier.net, classifier.card.model_copy(update={"tta_below": 0})).eval()
     model = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter that needs no further package is called the old one
         torch.onnx.export(
-            classifier,
+            once,
             (torch.tensor(canary),),
             model,  # type: ignore[arg-type]  # a file object is taken too, says its documentation
             input_names=["pixels"],
@@ -153,24 +152,16 @@ def _onnxruntime(classifier: Classifier, canary: Pixels, threads: int) -> Forwar
         probabilities: Probabilities = session.run(None, {"pixels": pixels})[0]
         return probabilities
 
-    return _averaged(forward, tta_below) if tta_below else forward
+    return _averaged(forward, classifier) if classifier.card.tta_below else forward
 
 
-def _averaged(forward: Forward, below: float) -> Forward:
+def _averaged(forward: Forward, classifier: Classifier) -> Forward:
     """What `Classifier.logits` does, which has branches, and a graph has none."""
-    above_zero = np.finfo(np.float32).tiny  # added, for logarithms
 
-    def averaged(pixels: Pixels) -> Probabilities:
-        probabilities = forward(pixels)
-        for looks, (rows, columns) in enumerate(further_views(pixels.shape[1]), start=1):
-            unsure = probabilities.max(axis=1) < below
-            if not unsure.any():
-                break
-            again = forward(pixels[unsure][:, rows][:, :, columns])
-            # The mean of logits is the geometric mean of probabilities, but for their sum.
-            logs = looks * np.log(probabilities[unsure] + above_zero) + np.log(again + above_zero)
-            means = np.exp(logs / (looks + 1))
-            probabilities[unsure] = means / means.sum(axis=1, keepdims=True)
-        return probabilities
+    class Averaged(Classifier):
+        def once(self, pixels: torch.Tensor) -> torch.Tensor:
+            # Logarithms of probabilities are logits over the temperature, but for what softmax takes away.
+            above_zero = torch.from_numpy(forward(pixels.numpy())).clamp_min(torch.finfo(torch.float32).tiny)
+            return above_zero.log() * self.card.temperature
 
-    return averaged
+    return _eager(Averaged(classifier.net, classifier.card), torch.device("cpu"))

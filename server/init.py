@@ -10,6 +10,7 @@ import threading
 from multiprocessing import resource_tracker
 from multiprocessing.context import BaseContext
 
+STOP_SIGNALS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}  # a terminal or a manager may send them to all at once
 NO_PROCESS = (OSError, EOFError)  # out of processes, memory or files; and what is forked from ended as it forked
 
 _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15  # of <sys/prctl.h>
@@ -48,10 +49,11 @@ def fork_server(*modules: str) -> BaseContext:
         os.environ["PYTHONSAFEPATH"] = "1"
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(modules))
-    resource_tracker.ensure_running()  # which the fork server needs; its start would unblock the signals again
-    # Signals that go to all processes at once are for the first one to act on: it starts with them blocked.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    # Signals that go to all processes at once are for the first one to act on: these two start with them blocked.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
+        resource_tracker.ensure_running()  # which the fork server needs
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # again: that has unblocked two of them
         multiprocessing.forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)

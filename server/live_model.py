@@ -63,6 +63,11 @@ class LiveModel:
         serving = self._serving  # read once: another may take its place meanwhile
         return serving.forward(pixels), serving.card
 
+    def check_device(self) -> None:
+        """Raises what torch does where the device computes no more, as a GPU after an error of which none recovers."""
+        with contextlib.suppress(torch.OutOfMemoryError):
+            torch.ones(1, device=self._device).add(1).cpu()
+
     def follow_checkpoint(self) -> None:
         """Runs for ever: looks at the files, and takes over what has changed, or what may no longer be refused."""
         while True:

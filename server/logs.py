@@ -3,6 +3,7 @@
 What a line says beside its message goes in `extra=fields(...)`: a JSON member each, or ` name=value` on a terminal.
 """
 
+import json
 import logging
 import re
 import sys
@@ -59,7 +60,10 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return orjson.dumps(line, default=str).decode()
+        try:
+            return orjson.dumps(line, default=str).decode()
+        except TypeError:  # a file's name in bytes that are not UTF-8, say
+            return json.dumps(line, default=str)
 
 
 class PlainFormatter(logging.Formatter):

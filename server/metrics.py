@@ -13,15 +13,12 @@ import logging
 import os
 from collections import Counter as Count
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from multiprocessing.connection import wait
-from multiprocessing.process import BaseProcess
-from typing import Any
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
+import prometheus_client.mmap_dict
 from prometheus_client import Counter, Gauge, Histogram
-from prometheus_client.multiprocess import mark_process_dead
 
 from models.card import CONFIDENCE_BOUNDS, ModelCard
 from server.wire import Probabilities
@@ -29,6 +26,9 @@ from server.wire import Probabilities
 _WRITE_EVERY_S = 0.25
 _RESERVED_BYTES = 256 * 1024
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+
+# A file is cut to what prometheus_client takes for its size when that grows: what is reserved must be its size.
+prometheus_client.mmap_dict._INITIAL_MMAP_SIZE = _RESERVED_BYTES
 
 log = logging.getLogger(__name__)
 
@@ -178,16 +178,6 @@ def _reserve_files() -> None:
 
 def folder() -> str:
     return os.environ["PROMETHEUS_MULTIPROC_DIR"]
-
-
-def until_ended(processes: Sequence[BaseProcess]) -> Iterator[BaseProcess]:
-    """Each process as it ends. What it had in flight goes out of the sums; what it had counted stays."""
-    alive: dict[Any, BaseProcess] = {process.sentinel: process for process in processes}
-    while alive:
-        for sentinel in wait(list(alive)):
-            process = alive.pop(sentinel)
-            mark_process_dead(process.pid, folder())  # type: ignore[no-untyped-call]
-            yield process
 
 
 SEEN = Seen()

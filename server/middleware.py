@@ -12,13 +12,13 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server import logs
-from server.errors import EXPECTED, PayloadTooLarge, QueueFull, code_of, render_error
+from server.errors import EXPECTED, PayloadTooLarge, QueueFull, UnsupportedMediaType, code_of, render_error
 from server.metrics import SEEN
 from server.security import OPEN_PATHS, ApiKeys
 from server.settings import Settings
 
 _SANE_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
-_CLIENT_GONE = 499  # nginx's, for a client that leaves in the middle of its upload: nobody is left to read it
+_CLIENT_GONE = 499  # nginx's, for a client that leaves before its answer: nobody is left to read it
 _NO_ROUTE = "none"
 _LOGGED_PATH_LENGTH = 256
 
@@ -44,18 +44,21 @@ class Boundary:
             return await self._app(scope, receive, send)
         started = time.perf_counter()
         exchange = _Exchange(scope, receive, send, self._bodies)
+        scope["state"]["task"] = asyncio.current_task()
         SEEN.in_flight += 1
         try:
-            if self._keys:
-                self._keys.check(scope["path"], exchange.headers)
-            await self._app(scope, exchange.receive, exchange.send)
-        except ClientDisconnect:
-            exchange.status = _CLIENT_GONE
-        except asyncio.CancelledError:  # as Ray does it to a request whose client has gone
+            try:
+                if self._keys:
+                    self._keys.check(scope["path"], exchange.headers)
+                await self._app(scope, exchange.receive, exchange.send)
+            except ClientDisconnect:
+                exchange.status = _CLIENT_GONE
+            except Exception as error:
+                await exchange.refuse(error)
+        except asyncio.CancelledError:  # as our protocol does it to a request whose client has gone, and Ray
             exchange.status = exchange.status or _CLIENT_GONE
-            raise
-        except Exception as error:
-            await exchange.refuse(error)
+            if "client_gone" not in scope["state"]:
+                raise
         finally:
             SEEN.in_flight -= 1
             self._bodies.held -= exchange.received
@@ -78,7 +81,18 @@ class _Bodies:
 class _Exchange:
     """One request and its answer, watched on their way through."""
 
-    __slots__ = ("_announced", "_bodies", "_receive", "_scope", "_send", "headers", "id", "received", "status")
+    __slots__ = (
+        "_announced",
+        "_bodies",
+        "_encoding",
+        "_receive",
+        "_scope",
+        "_send",
+        "headers",
+        "id",
+        "received",
+        "status",
+    )
 
     def __init__(self, scope: Scope, receive: Receive, send: Send, bodies: _Bodies) -> None:
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
@@ -90,13 +104,18 @@ class _Exchange:
         self._scope, self._receive, self._send = scope, receive, send
         self._bodies = bodies
         self._announced = int(self.headers.get(b"content-length", b"0"))  # a number, as the HTTP parser has made sure
+        self._encoding = self.headers.get(b"content-encoding", b"").lower()
         self.received = 0  # bytes of the body
 
     async def receive(self) -> Message:
         """The next part of the body. Raises PayloadTooLarge, before the first byte where the length is announced, or
-        QueueFull where the bodies of all requests together are too large."""
+        QueueFull where the bodies of all requests together are too large, or UnsupportedMediaType."""
         if self._announced > self._bodies.most_of_one:
             raise self._too_large()
+        if self._encoding not in (b"", b"identity"):
+            raise UnsupportedMediaType(
+                f"a body of Content-Encoding {self._encoding.decode('latin-1')} is not taken: send it without"
+            )
         message = await self._receive()
         size = len(message.get("body", b""))
         self.received += size

@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import os
 from pathlib import Path
 
 from fastapi import APIRouter
@@ -70,8 +71,14 @@ def _add_samples(router: APIRouter, folder: Path) -> None:
 def find_samples(folder: Path) -> list[str]:
     """The paths, within the folder, of at most 20 of the pictures in it and below, evenly from all of them."""
     pictures = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SHOWN_BY_BROWSERS)
-    every = -(-len(pictures) // _MOST_SAMPLES) or 1
-    return [path.relative_to(folder).as_posix() for path in pictures[::every]]
+    names = [path.relative_to(folder).as_posix() for path in pictures if _is_utf8(path)]
+    every = -(-len(names) // _MOST_SAMPLES) or 1
+    return names[::every]
+
+
+def _is_utf8(path: Path) -> bool:
+    """Whether JSON can name it."""
+    return str(path).encode(errors="ignore") == os.fsencode(path)
 
 
 async def _file(files: StaticFiles, name: str, request: Request) -> Response:
@@ -97,7 +104,7 @@ def _add_preview(router: APIRouter, service: Service, settings: Settings) -> Non
     @router.post(
         "/preview",
         response_class=Response,
-        responses=problems(408, 413, 422, 429, 503, 504),
+        responses=problems(408, 413, 415, 422, 429, 503, 504),
         openapi_extra=PREVIEW_OPENAPI,
         summary="A picture as the model sees it",
     )
@@ -113,7 +120,7 @@ def _add_explanation(router: APIRouter, service: Service, settings: Settings) ->
     @router.post(
         "/explain",
         response_model=Explained,
-        responses=problems(400, 408, 413, 422, 429, 500, 503, 504),
+        responses=problems(400, 408, 413, 415, 422, 429, 500, 503, 504),
         openapi_extra=EXPLAIN_OPENAPI,
         summary="Which parts of a picture speak for a class",
     )

@@ -7,18 +7,20 @@ grow, or how many requests may be sent ahead of their answers.
 
 import asyncio
 import uuid
+from collections import deque
 from collections.abc import Sized
 from typing import Any
 
 import httptools
 from starlette.requests import Request
+from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from server.errors import BadRequest, render_error
 from server.metrics import SEEN
 
-_MAX_HEAD_BYTES = 64 * 1024  # besides what came with the first of it
+_MAX_HEAD_BYTES = 64 * 1024  # of a head, of trailers, of what stands between two chunks
 _MAX_PIPELINED = 100
 # A connection between two requests: longer than proxies keep theirs (60 s mostly), or they send into one that we close.
 KEPT_S = 75
@@ -35,7 +37,8 @@ class OneWriteProtocol(HttpToolsProtocol):
     def __init__(self, *args: Any, patience_s: float = 30, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._patience_s = patience_s
-        self._head_bytes = 0
+        self._head_bytes = 0  # since a head or a part of a body was last complete
+        self._running: RequestResponseCycle | None = None  # self.cycle is the last one sent, which may wait for it
         # In the last look, where nothing moved: the request, how many wait behind it, and the bytes that left.
         self._seen: tuple[RequestResponseCycle | None, int, int] | None = (None, 0, 0)
 
@@ -48,6 +51,16 @@ class OneWriteProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._looking.cancel()
         super().connection_lost(exc)
+        if self._running and not self._running.response_complete:  # nobody waits for it
+            self._running.disconnected = True
+            state = self._running.scope["state"]
+            state["client_gone"] = True
+            if "task" in state:
+                state["task"].cancel()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        self._running = cycle
+        super()._start_asgi_task(cycle, app)
 
     def shutdown(self) -> None:
         """The service stops: a request that is under way, or on its way to us, is answered, the connection's last.
@@ -83,7 +96,8 @@ class OneWriteProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
-        scope, rest = self.scope, data
+        self._head_bytes += len(data)
+        rest = data
         while rest and len(self.pipeline) <= _MAX_PIPELINED:
             try:
                 self.parser.feed_data(rest)
@@ -93,14 +107,20 @@ class OneWriteProtocol(HttpToolsProtocol):
             except httptools.HttpParserError:
                 self.send_400_response("this is no HTTP/1.1 request")
                 break
-        if scope is not None and scope is self.scope and "method" not in scope:  # all of it was of a head, still open
-            self._head_bytes += len(data)
-            if self._head_bytes > _MAX_HEAD_BYTES:
-                self.send_400_response(f"the head of the request is over {_MAX_HEAD_BYTES:,} bytes")
-        elif self._head_bytes:
-            self._head_bytes = 0
+        if self._head_bytes > _MAX_HEAD_BYTES:
+            self.send_400_response(f"the head or the trailers of the request are over {_MAX_HEAD_BYTES:,} bytes")
         if len(self.pipeline) > _MAX_PIPELINED:
             self.send_400_response(f"more than {_MAX_PIPELINED} requests were sent ahead of their answers")
+
+    def on_headers_complete(self) -> None:
+        super().on_headers_complete()
+        self._head_bytes = 0
+        if "path" in self.scope:  # it is under way, and keeps its list: trailers come as more headers
+            self.headers = deque(maxlen=0)  # type: ignore[assignment]  # typed as a list
+
+    def on_body(self, body: bytes) -> None:
+        self._head_bytes = 0
+        super().on_body(body)
 
     def _should_upgrade(self) -> bool:
         return True  # uvicorn then starts nothing, and leaves it to us

@@ -68,6 +68,11 @@ class Classifier:
         answer: tuple[Probabilities, ModelCard] = self._model.predict(pixels)
         return answer
 
+    async def check_health(self) -> None:
+        """Serve asks every replica, and replaces one that raises."""
+        if self._model:
+            self._model.check_device()
+
     async def card(self) -> ModelCard:
         card: ModelCard = self._model.card
         return card

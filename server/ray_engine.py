@@ -1,6 +1,7 @@
 """The engine on a Ray cluster: batches go to the replicas of Classifier, on whichever node they are."""
 
 import asyncio
+import logging
 import math
 import time
 from typing import Any
@@ -19,6 +20,8 @@ _ASK_EVERY_S = 0.5
 _ANSWER_WITHIN_S = 2.0
 _HEARD_LATELY_S = 3.0  # a replica that takes another checkpoint over is not there for a moment
 
+log = logging.getLogger(__name__)
+
 
 class RayEngine:
     """Ray picks the replica with the least to do, and finds another for a batch that a lost one had not begun.
@@ -32,16 +35,12 @@ class RayEngine:
         self._patience_s = deadline_s / 3
         self._running = 1
         self._heard_at = -math.inf
-        self._card: ModelCard | None = None
+        self.card: ModelCard | None = None
         self.informed = asyncio.Event()
 
     @property
     def slots(self) -> int:
         return self._running + 1
-
-    @property
-    def card(self) -> ModelCard | None:
-        return self._card
 
     @property
     def ready(self) -> bool:
@@ -56,7 +55,8 @@ class RayEngine:
             answer.cancel()  # type: ignore[no-untyped-call]
             raise WorkerLost from None
         except RayTaskError as error:
-            raise InferenceFailed(f"the network failed: {error.cause}") from None
+            log.error("a batch failed", exc_info=error)
+            raise InferenceFailed("the network failed on this batch: the log has the reason") from None
         except (RayError, RayServeException) as error:
             raise WorkerLost from error
         self._heard_at = time.monotonic()
@@ -64,9 +64,9 @@ class RayEngine:
 
     async def reload(self) -> ModelCard:
         """What is served: the command that deployed it looks at the checkpoint by itself, and deploys what changes."""
-        if self._card is None:
+        if self.card is None:
             raise NotReady("no model is ready yet: ask again in a moment")
-        return self._card
+        return self.card
 
     async def keep_informed(self) -> None:
         """Until cancelled: how many replicas there are, and what they serve."""
@@ -85,7 +85,7 @@ class RayEngine:
         if not cards:
             return
         self._running, self._heard_at = len(cards), time.monotonic()
-        if self._card is None or all(card == cards[0] for card in cards):  # else they are changing over
-            self._card = cards[0]
-            SEEN.model(self._card)
+        if self.card is None or all(card == cards[0] for card in cards):  # else they are changing over
+            self.card = cards[0]
+            SEEN.model(self.card)
         self.informed.set()

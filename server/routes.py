@@ -6,6 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
@@ -15,14 +16,15 @@ from server.errors import image_refused
 from server.exposition import render
 from server.metrics import SEEN
 from server.page import add_page_routes
-from server.requests import PredictRequest, Reader, read_predict_request
-from server.routing import DirectRoute, in_time, json_response, problems
-from server.schemas import PREDICT_OPENAPI, Health, Prediction, Predictions
+from server.requests import PredictRequest, Reader, read_instances, read_predict_request
+from server.routing import DirectRoute, check_model, json_response, problems, protocol_problems, within
+from server.schemas import PREDICT_OPENAPI, Health, Prediction, Predictions, instances_openapi, model_openapi
 from server.service import Classified, Service
 from server.settings import Settings
-from server.tf_serving import add_tf_serving_routes
 from server.v2_routes import add_v2_routes
 from server.wire import Probabilities
+
+_V1_MODEL = "/v1/models/{name}"
 
 
 def add_routes(router: APIRouter, service: Service, settings: Settings) -> None:
@@ -35,14 +37,17 @@ def add_routes(router: APIRouter, service: Service, settings: Settings) -> None:
 
 
 def _add_predict(router: APIRouter, service: Service, settings: Settings) -> None:
-    async def classify(asked: PredictRequest) -> Classified:
-        return await service.classify([image for image in asked.images if isinstance(image, bytes)])
-
     async def answer(request: Request, read: Reader) -> Response:
         service.check_room()  # before the body is read
-        reading = read(request, settings)
-        asked, classified = await in_time(request, settings.deadline_s, reading, classify)
-        return json_response(_answer(asked, classified, settings.model_name))
+        state = request.scope["state"]  # what its line in the log will say
+
+        async def classify(asked: PredictRequest) -> dict[str, Any]:
+            state["images"] = len(asked.images)
+            classified = await service.classify([image for image in asked.images if isinstance(image, bytes)])
+            state["batch_size"] = classified.batch_size
+            return _answer(asked, classified, settings.model_name)
+
+        return json_response(await within(settings.deadline_s, read(request, settings), classify))
 
     @router.post(
         "/predict",
@@ -54,7 +59,32 @@ def _add_predict(router: APIRouter, service: Service, settings: Settings) -> Non
     async def predict(request: Request) -> Response:
         return await answer(request, read_predict_request)
 
-    add_tf_serving_routes(router, service, settings, answer)
+    # TensorFlow Serving's form, which Vertex AI's clients send too: https://www.tensorflow.org/tfx/serving/api_rest
+    @router.post(
+        f"{_V1_MODEL}:predict",
+        response_model=Predictions,
+        responses=protocol_problems(400, 404, 408, 413, 415, 429, 500, 503, 504),
+        openapi_extra=instances_openapi(_V1_MODEL),
+        summary="Classify the images of TensorFlow Serving's clients",
+    )
+    async def predict_instances(request: Request) -> Response:
+        check_model(request, service, settings)
+        return await answer(request, read_instances)
+
+    @router.get(
+        _V1_MODEL,
+        responses=protocol_problems(404, 503),
+        openapi_extra=model_openapi(_V1_MODEL),
+        summary="Is this model there?",
+    )
+    async def status(request: Request) -> Response:
+        if request.path_params["name"].endswith(":predict"):  # which this pattern matches too
+            raise HTTPException(405, headers={"Allow": "POST"})
+        check_model(request, service, settings)
+        state = "AVAILABLE" if service.ready else "LOADING"
+        version = {"version": service.card.version, "state": state, "status": {"error_code": "OK", "error_message": ""}}
+        # `name` and `ready` are for KServe's client, whose first protocol has this path too.
+        return json_response({"name": settings.model_name, "ready": service.ready, "model_version_status": [version]})
 
 
 def _add_operations(router: APIRouter, service: Service, settings: Settings) -> None:

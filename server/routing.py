@@ -1,10 +1,10 @@
 """What all routes share: how a request finds its route, the time it has, and what it may be refused with."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Sequence, Sized
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
 from http import HTTPStatus
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import orjson
 from fastapi.routing import APIRoute
@@ -14,32 +14,25 @@ from starlette.routing import BaseRoute, Router
 from starlette.types import Lifespan, Receive, Scope, Send
 
 from server.errors import PROBLEM, DeadlineExceeded, RequestTimeout, ServiceError, UnknownModel
-from server.schemas import Problem
-from server.service import Classified, Service
+from server.schemas import Problem, ProtocolProblem
+from server.service import Service
 from server.settings import Settings
 
-
-class Asked(Protocol):
-    """A request that has been read."""
-
-    @property
-    def images(self) -> Sized: ...
-
-
-Read = TypeVar("Read", bound=Asked)
 Body = TypeVar("Body")
 Answer = TypeVar("Answer")
 
 
-def problems(*statuses: int, media_type: str = PROBLEM) -> dict[int | str, dict[str, Any]]:
+def problems(
+    *statuses: int, media_type: str = PROBLEM, schema: type[Problem] = Problem
+) -> dict[int | str, dict[str, Any]]:
     """For OpenAPI: what a route may refuse."""
-    content = {media_type: {"schema": Problem.model_json_schema()}}
+    content = {media_type: {"schema": schema.model_json_schema()}}
     meanings = {kind.status: kind.__doc__ for kind in ServiceError.__subclasses__()}
     return {status: {"description": meanings[HTTPStatus(status)], "content": content} for status in statuses}
 
 
 # Under /v1 and /v2, where they are of the protocol's media type.
-protocol_problems = partial(problems, media_type="application/json")
+protocol_problems = partial(problems, media_type="application/json", schema=ProtocolProblem)
 
 
 class DirectRoute(APIRoute):
@@ -61,7 +54,7 @@ class Routes(Router):
     """Looks a request up by its method and path, and matches one route after another only where that finds none."""
 
     def __init__(self, routes: Sequence[BaseRoute], lifespan: Lifespan[Any]) -> None:
-        super().__init__(routes, lifespan=lifespan)
+        super().__init__(routes, redirect_slashes=False, lifespan=lifespan)  # a proxy's scheme and prefix would be lost
         direct = [route for route in routes if isinstance(route, DirectRoute) and not route.param_convertors]
         self._by_path = {(method, route.path): route for route in direct for method in route.methods or ()}
 
@@ -81,23 +74,6 @@ def check_model(request: Request, service: Service, settings: Settings) -> None:
         raise UnknownModel(
             f"no model is called {name!r}, version {version!r}: this service has {served[0]!r}, version {served[1]!r}"
         )
-
-
-async def in_time(
-    request: Request,
-    deadline_s: float,
-    reading: Coroutine[Any, Any, Read],
-    classify: Callable[[Read], Awaitable[Classified]],
-) -> tuple[Read, Classified]:
-    """What was asked and what comes of it, noted for the log. Raises RequestTimeout or DeadlineExceeded."""
-
-    async def note_and_classify(asked: Read) -> tuple[Read, Classified]:
-        request.scope["state"]["images"] = len(asked.images)
-        return asked, await classify(asked)
-
-    asked, classified = await within(deadline_s, reading, note_and_classify)
-    request.scope["state"]["batch_size"] = classified.batch_size
-    return asked, classified
 
 
 async def within(

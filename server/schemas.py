@@ -1,5 +1,6 @@
 """The HTTP contract in types: what OpenAPI documents. The routes write the same shapes by hand."""
 
+from collections.abc import Set
 from typing import Any
 
 from pydantic import BaseModel, Field
@@ -50,11 +51,17 @@ class Problem(BaseModel):
     """RFC 9457 problem details; the media type is application/problem+json."""
 
     type: str = Field(examples=["about:blank"])
-    title: str = Field(examples=["Unprocessable Entity"])
+    title: str = Field(examples=["Unprocessable Content"])
     status: int = Field(examples=[422])
     code: str = Field(description="stable, for programs", examples=["not_an_image"])
     detail: str = Field(description="a sentence, for people")
     request_id: str
+
+
+class ProtocolProblem(Problem):
+    """The same under /v1 and /v2, where the media type is application/json."""
+
+    error: str = Field(description="the detail, where the protocols' clients look")
 
 
 class Card(BaseModel):
@@ -76,6 +83,8 @@ class Health(BaseModel):
     status: str = Field(examples=["ready"])
 
 
+_BASE64 = {"type": "string", "contentEncoding": "base64"}
+_FILE = {"type": "string", "format": "binary"}
 _PNG_PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5ErkJggg=="
 
 
@@ -91,6 +100,13 @@ def model_openapi(path: str) -> dict[str, Any]:
     }
 
 
+def _content(name: str, items: dict[str, Any], example: object = None) -> dict[str, Any]:
+    """An object with a list of one or more `items` under `name`."""
+    items = {"type": "array", "minItems": 1, "items": items}
+    content = {"schema": {"type": "object", "required": [name], "properties": {name: items}}}
+    return content | ({"example": {name: [example]}} if example else {})
+
+
 def infer_openapi(path: str) -> dict[str, Any]:
     tensor = {
         "type": "object",
@@ -103,19 +119,32 @@ def infer_openapi(path: str) -> dict[str, Any]:
             "parameters": {"type": "object"},
         },
     }
-    inputs = {"type": "array", "minItems": 1, "maxItems": 1, "items": tensor}
-    content = {"schema": {"type": "object", "required": ["inputs"], "properties": {"inputs": inputs}}}
-    example = {"inputs": [{"name": "image", "datatype": "BYTES", "shape": [1], "data": [_PNG_PIXEL]}]}
-    body = {"required": True, "content": {"application/json": content | {"example": example}}}
-    return model_openapi(path) | {"requestBody": body}
+    example = {"name": "image", "datatype": "BYTES", "shape": [1], "data": [_PNG_PIXEL]}
+    content = _content("inputs", tensor, example)
+    content["schema"]["properties"]["inputs"]["maxItems"] = 1
+    return model_openapi(path) | {"requestBody": {"required": True, "content": {"application/json": content}}}
 
 
-_TOP_K = {
-    "name": "top_k",
-    "in": "query",
-    "description": "how many classes to name; more than there are names all",
-    "schema": {"type": "integer", "minimum": 1, "default": 3},
-}
+def with_keys(document: dict[str, Any], open_paths: Set[str]) -> dict[str, Any]:
+    """The OpenAPI document, of a service that wants an API key on all paths but `open_paths`."""
+    document["components"]["securitySchemes"] = {
+        "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+        "bearer": {"type": "http", "scheme": "bearer"},
+    }
+    for path in document["paths"].keys() - open_paths:
+        for operation in document["paths"][path].values():
+            operation["security"] = [{"key": []}, {"bearer": []}]
+            operation["responses"]["401"] = {"description": "The API key is missing or not valid."}
+    return document
+
+
+def _query(name: str, description: str, **schema: int) -> dict[str, Any]:
+    """A parameter that is a whole number."""
+    return {"name": name, "in": "query", "description": description, "schema": {"type": "integer", **schema}}
+
+
+_TOP_K = _query("top_k", "how many classes to name; more than there are names all", minimum=1, default=3)
+_PICTURE = {"schema": _FILE}
 
 PREDICT_OPENAPI: dict[str, Any] = {
     "parameters": [_TOP_K],
@@ -123,64 +152,27 @@ PREDICT_OPENAPI: dict[str, Any] = {
         "required": True,
         "description": "One image (answered with one prediction), or many (answered with a list).",
         "content": {
-            "image/*": {"schema": {"type": "string", "format": "binary"}},
-            "application/octet-stream": {"schema": {"type": "string", "format": "binary"}},
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["files"],
-                    "properties": {
-                        "files": {"type": "array", "minItems": 1, "items": {"type": "string", "format": "binary"}}
-                    },
-                }
-            },
-            "application/json": {
-                "schema": {
-                    "type": "object",
-                    "required": ["images"],
-                    "properties": {
-                        "images": {
-                            "type": "array",
-                            "minItems": 1,
-                            "items": {"type": "string", "contentEncoding": "base64"},
-                        }
-                    },
-                },
-                "example": {"images": [_PNG_PIXEL]},
-            },
+            "image/*": _PICTURE,
+            "application/octet-stream": _PICTURE,
+            "multipart/form-data": _content("files", _FILE),
+            "application/json": _content("images", _BASE64, _PNG_PIXEL),
         },
     },
 }
 
-
-_PICTURE = {"schema": {"type": "string", "format": "binary"}}
 _ONE_PICTURE: dict[str, Any] = {
     "requestBody": {"required": True, "content": {"image/*": _PICTURE, "application/octet-stream": _PICTURE}}
 }
 PREVIEW_OPENAPI: dict[str, Any] = _ONE_PICTURE | {"responses": {"200": {"content": {"image/png": _PICTURE}}}}
-EXPLAIN_OPENAPI: dict[str, Any] = _ONE_PICTURE | {
-    "parameters": [
-        {
-            "name": "class_id",
-            "in": "query",
-            "description": "which class to explain; the most probable one without it",
-            "schema": {"type": "integer", "minimum": 0},
-        }
-    ]
-}
+_CLASS_ID = _query("class_id", "which class to explain; the most probable one without it", minimum=0)
+EXPLAIN_OPENAPI: dict[str, Any] = _ONE_PICTURE | {"parameters": [_CLASS_ID]}
 
 
 def instances_openapi(path: str) -> dict[str, Any]:
     """What TensorFlow Serving's clients send to a path."""
-    encoded = {
-        "type": "object",
-        "required": ["b64"],
-        "properties": {"b64": {"type": "string", "contentEncoding": "base64"}},
-    }
+    encoded = {"type": "object", "required": ["b64"], "properties": {"b64": _BASE64}}
     named = {"type": "object", "required": ["image_bytes"], "properties": {"image_bytes": encoded}}
-    instances = {"type": "array", "minItems": 1, "items": {"anyOf": [encoded, named]}}
-    schema = {"type": "object", "required": ["instances"], "properties": {"instances": instances}}
-    content = {"schema": schema, "example": {"instances": [{"b64": _PNG_PIXEL}]}}
+    content = _content("instances", {"anyOf": [encoded, named]}, {"b64": _PNG_PIXEL})
     return {
         "parameters": [*model_openapi(path)["parameters"], _TOP_K],
         "requestBody": {"required": True, "content": {"application/json": content}},

@@ -20,6 +20,7 @@ from server.wire import Probabilities
 # Its pixels count too: 34 bytes of WebP can be 64 million.
 _DECODE_INLINE_BYTES = 8 * 1024
 _DECODE_INLINE_PIXELS = 256 * 256
+_DECODE_INLINE_SCANS = 20  # of a JPEG: each goes over the whole picture, and can be 10 bytes
 
 Images = TypeVar("Images", Sequence[bytes], Pixels)  # encoded, or uint8 [N, H, W, 3]
 
@@ -126,6 +127,8 @@ class Service:
     def _decode_small(self, images: Sequence[bytes]) -> list[Pixels | ImageError] | None:
         """None where it is not one small picture."""
         if len(images) != 1 or len(images[0]) > _DECODE_INLINE_BYTES:
+            return None
+        if images[0].count(b"\xff\xda") > _DECODE_INLINE_SCANS:
             return None
         max_pixels = min(_DECODE_INLINE_PIXELS, self._settings.max_image_pixels)
         decoded = _decode(images[0], self.card.input_size, max_pixels)

@@ -42,7 +42,7 @@ class Settings(BaseSettings):
 
     engine: Literal["litserve", "ray"] = Field("litserve", description="this machine, or a Ray cluster: extra 'ray'")
     workers: PositiveInt | Literal["auto"] = Field(
-        "auto", description="processes a device that run the network; on Ray in all"
+        "auto", description="worker processes for each device; on Ray, in total"
     )
     http_processes: PositiveInt | Literal["auto"] = Field(
         "auto", description="processes that answer HTTP; on Ray of each node"
@@ -50,8 +50,10 @@ class Settings(BaseSettings):
     gpus_per_worker: float = Field(0, ge=0, description="on Ray: GPUs of a worker, or its part of one, like 0.25")
     max_batch_size: int = Field(64, ge=1, description="images the network takes at once")
     max_waiting_images: int = Field(4096, ge=1, description="images a process holds before it answers 429")
-    max_waiting_bytes: int = Field(2**29, ge=1, description="of request bodies a process holds before it answers 429")
-    deadline_s: float = Field(30.0, gt=0, description="seconds until a request gets a 504")
+    max_waiting_bytes: int = Field(
+        2**29, ge=1, description="bytes of request bodies that a process holds before it answers 429"
+    )
+    deadline_s: float = Field(30.0, gt=0, le=86_400, description="seconds until a request gets a 504")
 
     max_body_bytes: int = Field(25 * 2**20, ge=1, description="largest request body")
     max_image_pixels: int = Field(64_000_000, ge=1, le=89_000_000, description="largest picture, width x height")

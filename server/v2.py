@@ -20,7 +20,7 @@ import orjson
 from models.card import ModelCard
 from models.pixels import Pixels
 from server.errors import BadRequest
-from server.requests import too_many
+from server.requests import check_values, too_many
 from server.wire import Probabilities
 
 OUTPUTS = {"probabilities": "FP32", "label": "BYTES", "class_id": "INT64"}
@@ -67,8 +67,10 @@ def metadata(name: str, card: ModelCard) -> dict[str, Any]:
 def read_request(body: bytes, json_length: str | None, card: ModelCard, max_images: int) -> InferRequest:
     """`json_length` is the header Inference-Header-Content-Length. Raises BadRequest or PayloadTooLarge."""
     end = len(body) if json_length is None else _read_length(json_length, len(body))
+    head = body[:end]
+    check_values(head, max_images, card.input_size**2 * 3)
     try:
-        document = orjson.loads(body[:end])
+        document = orjson.loads(head)
     except orjson.JSONDecodeError as error:
         raise BadRequest(f"the body is not JSON ({error})") from None
     try:
@@ -134,7 +136,8 @@ def _read_encoded(tensor: dict[str, Any], binary: memoryview | None, count: int)
         if binary is not None:
             images = list(itertools.islice(_split_elements(binary), count + 1))
         else:
-            images = [base64.b64decode(text, validate=True) for text in tensor["data"]]
+            texts = np.array(tensor["data"], object).ravel()  # nested as the shape is, or flat
+            images = [base64.b64decode(text, validate=True) for text in texts]
     except (binascii.Error, struct.error):
         raise BadRequest(
             "the elements of image are encoded pictures: base64 in JSON, else each after its length in 4 bytes"

@@ -12,9 +12,9 @@ from models.pixels import ImageError
 from server import v2
 from server.errors import DeadlineExceeded, image_refused
 from server.requests import read_body
-from server.routing import check_model, in_time, json_response, protocol_problems
+from server.routing import check_model, json_response, protocol_problems, within
 from server.schemas import Model, infer_openapi, model_openapi
-from server.service import Classified, Service
+from server.service import Service
 from server.settings import Settings
 
 _EXTENSIONS = ("binary_tensor_data", "classification", "model_repository")
@@ -47,6 +47,7 @@ def _add_metadata(router: APIRouter, service: Service, settings: Settings) -> No
 
     add = router.add_api_route
     add("/v2", server, summary="What this server is")
+    add("/v2/", server, include_in_schema=False)  # as the protocol's own OpenAPI document has it
     add("/v2/health/live", live, summary="Is the server alive?")
     add("/v2/health/ready", ready, responses=protocol_problems(503), summary="Is the server ready?")
     for path in _MODEL_PATHS:
@@ -60,36 +61,41 @@ def _add_infer(router: APIRouter, service: Service, settings: Settings) -> None:
         json_length = request.headers.get("inference-header-content-length")
         return v2.read_request(await read_body(request), json_length, service.card, settings.max_images)
 
-    async def classify(asked: v2.InferRequest) -> Classified:
-        if isinstance(asked.images, list):
-            return await service.classify(asked.images)
-        return await service.classify_pixels(asked.images)
-
     async def infer(request: Request) -> Response:
         check_model(request, service, settings)
         service.check_room()  # before the body is read
-        asked, classified = await in_time(request, settings.deadline_s, read(request), classify)
-        rows = []
-        for row in classified.images:
-            if isinstance(row, ImageError):  # the protocol has no answer for some of the images
-                raise image_refused(row)
-            rows.append(row)
-        body, headers = v2.render_answer(asked, rows, classified.card, settings.model_name)
-        return Response(body, headers=headers)
+        state = request.scope["state"]  # what its line in the log will say
+
+        async def classify(asked: v2.InferRequest) -> Response:
+            images, state["images"] = asked.images, len(asked.images)
+            if isinstance(images, list):
+                classified = await service.classify(images)
+            else:
+                classified = await service.classify_pixels(images)
+            state["batch_size"] = classified.batch_size
+            rows = []
+            for row in classified.images:
+                if isinstance(row, ImageError):  # the protocol has no answer for some of the images
+                    raise image_refused(row)
+                rows.append(row)
+            body, headers = v2.render_answer(asked, rows, classified.card, settings.model_name)
+            return Response(body, headers=headers)
+
+        return await within(settings.deadline_s, read(request), classify)
 
     for path in _MODEL_PATHS:
         router.add_api_route(
             f"{path}/infer",
             infer,
             methods=["POST"],
-            responses=protocol_problems(400, 404, 408, 413, 422, 429, 500, 503, 504),
+            responses=protocol_problems(400, 404, 408, 413, 415, 422, 429, 500, 503, 504),
             openapi_extra=infer_openapi(path),
             summary="Classify encoded images, or pixels",
         )
 
 
 def _add_repository(router: APIRouter, service: Service, settings: Settings) -> None:
-    @router.post("/v2/repository/index", summary="List the models that are served")
+    @router.post("/v2/repository/index", responses=protocol_problems(503), summary="List the models that are served")
     async def index(request: Request) -> Response:
         state = "READY" if service.ready else "UNAVAILABLE"
         model = {"name": settings.model_name, "version": service.card.version, "state": state, "reason": ""}
@@ -98,7 +104,7 @@ def _add_repository(router: APIRouter, service: Service, settings: Settings) -> 
     @router.post(
         "/v2/repository/models/{name}/load",
         response_model=Model,
-        responses=protocol_problems(404, 409, 504),
+        responses=protocol_problems(404, 409, 503, 504),
         openapi_extra=model_openapi("{name}"),
         summary="Serve the checkpoint as it is on disk now",
     )

@@ -5,14 +5,14 @@ process and the HTTP processes read this module too, and start faster and stay s
 """
 
 import contextlib
+import functools
 import gc
 import logging
-import math
 import os
 import signal
 import sys
 import threading
-import time
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection, Listener
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 _NEWS_EVERY_S = 0.5  # how soon an HTTP process without requests hears of another checkpoint
 _STUCK_DEADLINES, _STUCK_S = 10, 60.0  # a batch that takes both is never done: nobody waits for it any more
+
+Turn = Callable[[], contextlib.AbstractContextManager[None]]
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +77,7 @@ class SocketLoop(LitLoop):
         assert isinstance(lit_api, ClassifierAPI)  # noqa: S101
         path = socket_path(lit_api.sockets, worker_id)
         path.unlink(missing_ok=True)  # left by the worker before this one
-        one_batch_at_a_time = _Turns(max(_STUCK_S, _STUCK_DEADLINES * lit_api.settings.deadline_s))
+        lock, stuck_s = threading.Lock(), max(_STUCK_S, _STUCK_DEADLINES * lit_api.settings.deadline_s)
         connections, stopping = set[Connection](), threading.Event()
 
         def end_when_idle() -> None:
@@ -89,12 +91,13 @@ class SocketLoop(LitLoop):
         def serve(connection: Connection) -> None:
             try:
                 with connection:  # closed at the end, whatever it is: the other one sees it, and connects anew
-                    _answer(connection, lit_api.model, one_batch_at_a_time)
+                    _answer(connection, lit_api.model, functools.partial(_turn, lock, stuck_s))
             finally:
                 connections.discard(connection)
                 end_when_idle()
 
         signal.signal(signal.SIGTERM, stop)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process: see _turn
         with Listener(str(path), family="AF_UNIX", backlog=128) as listener:
             while True:
                 connection = listener.accept()
@@ -102,31 +105,18 @@ class SocketLoop(LitLoop):
                 threading.Thread(target=serve, args=[connection], daemon=True).start()
 
 
-class _Turns:
-    """A lock that ends the process where one holds it for over `most_s`, as on a GPU that hangs, to be replaced."""
-
-    def __init__(self, most_s: float) -> None:
-        self._lock = threading.Lock()
-        self._taken_at = math.inf
-        threading.Thread(target=self._watch, args=[most_s], daemon=True).start()
-
-    def __enter__(self) -> None:
-        self._lock.acquire()
-        self._taken_at = time.monotonic()
-
-    def __exit__(self, *_: object) -> None:
-        self._taken_at = math.inf
-        self._lock.release()
-
-    def _watch(self, most_s: float) -> None:
-        while True:
-            time.sleep(most_s / 4)
-            if time.monotonic() - self._taken_at > most_s:
-                log.critical("a batch has taken over %g s: this worker ends, for another to take its place", most_s)
-                os._exit(1)
+@contextlib.contextmanager
+def _turn(lock: threading.Lock, most_s: float) -> Iterator[None]:
+    """One at a time. The system ends a process that takes over `most_s`, as on a GPU that hangs: it is replaced."""
+    with lock:
+        signal.setitimer(signal.ITIMER_REAL, most_s)
+        try:
+            yield
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def _answer(connection: Connection, model: "LiveModel", one_batch_at_a_time: _Turns) -> None:
+def _answer(connection: Connection, model: "LiveModel", turn: Turn) -> None:
     """One HTTP process: its batches in, their predictions out, in order; ends with the connection."""
     with contextlib.suppress(EOFError, OSError):  # it ended, perhaps in the middle of a message
         sent = _send_card(connection, model.card, model.refused)
@@ -134,13 +124,13 @@ def _answer(connection: Connection, model: "LiveModel", one_batch_at_a_time: _Tu
             while not connection.poll(_NEWS_EVERY_S):
                 if (model.card, model.refused) != sent:
                     sent = _send_card(connection, model.card, model.refused)
-            answer, card = _answer_to(connection.recv_bytes(), model, one_batch_at_a_time)
+            answer, card = _answer_to(connection.recv_bytes(), model, turn)
             if (card, model.refused) != sent:
                 sent = _send_card(connection, card, model.refused)
             connection.send_bytes(answer)
 
 
-def _answer_to(message: bytes, model: "LiveModel", one_batch_at_a_time: _Turns) -> tuple[bytes, ModelCard]:
+def _answer_to(message: bytes, model: "LiveModel", turn: Turn) -> tuple[bytes, ModelCard]:
     """The message that answers this one, and the card that it goes by. A network may raise anything: it is answered."""
     from models.checkpoint import CheckpointError
 
@@ -148,15 +138,24 @@ def _answer_to(message: bytes, model: "LiveModel", one_batch_at_a_time: _Turns) 
         if message == RELOAD:
             model.reload()
             return bytes([Kind.RELOADED]), model.card
-        with one_batch_at_a_time:
+        with turn():
             probabilities, card = model.predict(unpack_batch(message))
         return pack_predictions(probabilities), card
     except CheckpointError as error:
         problem = str(error)
-    except Exception as error:
+    except Exception:
         log.exception("a batch failed")
-        problem = f"the network failed: {error}"
+        _end_without_device(model)
+        problem = "the network failed on this batch: the log has the reason"
     return bytes([Kind.FAILURE]) + problem.encode(errors="replace"), model.card
+
+
+def _end_without_device(model: "LiveModel") -> None:
+    try:
+        model.check_device()
+    except Exception:  # it would fail all batches, and so be the first to be free for the next
+        log.critical("the device fails: this worker ends, for another to take its place", exc_info=True)
+        os._exit(1)
 
 
 def _send_card(connection: Connection, card: ModelCard, refused: bool) -> tuple[ModelCard, bool]:

@@ -2,6 +2,12 @@
 import { t } from "./messages.js";
 
 const KEY = "cifar-api-key";
+let key = "";
+try {
+  key = sessionStorage.getItem(KEY) ?? "";
+} catch {
+  // the browser keeps nothing for this page: the key lasts until it is left
+}
 
 /** Why there is no answer: the message is for people; `status` is HTTP's, or 0 where there was no answer at all. */
 export class Refusal extends Error {
@@ -11,14 +17,20 @@ export class Refusal extends Error {
   }
 }
 
-export const rememberedKey = () => sessionStorage.getItem(KEY) ?? "";
+export const rememberedKey = () => key;
 
 /** For this tab, until it is closed. A header takes nothing but ASCII, and no key has anything else. */
-export const rememberKey = (key) => sessionStorage.setItem(KEY, key.replace(/[^\x21-\x7e]/g, ""));
+export function rememberKey(typed) {
+  key = typed.replace(/[^\x21-\x7e]/g, "");
+  try {
+    sessionStorage.setItem(KEY, key);
+  } catch {
+    // as above
+  }
+}
 
 /** The service's answer to a GET, or to a POST of the body. Throws a Refusal. */
 export async function ask(path, body, signal) {
-  const key = rememberedKey();
   const options = { method: body ? "POST" : "GET", body, signal, headers: key ? { "X-API-Key": key } : {} };
   let answer;
   try {

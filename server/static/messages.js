@@ -1,15 +1,7 @@
-// Every text of the page in both of its languages, and how it gets there.
+// Every text of the page in both of its languages, but for the English ones that stand in index.html.
 
 const messages = {
   en: {
-    title: "What does the network see?",
-    lead: "Give it a picture: it says which of its classes it finds there, and how sure it is.",
-    key: "API key",
-    drop: "Drop pictures here, or paste them",
-    choose: "Choose pictures",
-    photograph: "Take a photo",
-    samples: "Or try one of these",
-    answers: "Answers",
     sent: "as sent",
     seen: "as the model sees it, {size} × {size}",
     hidden: "This browser cannot show this kind of file.",
@@ -21,6 +13,7 @@ const messages = {
     why: "what speaks for {label}",
     spoke: "Orange speaks for {label}, blue against it. A square over the strongest place takes it from {from} to {to}.",
     answered: "{file}: {label}, {sure}",
+    refusedFile: "{file}: {why}",
     refused: "{detail}",
     retry: "Try again",
     down: "The service does not answer. See whether it runs, and whether you are connected: this page looks again every two seconds.",
@@ -28,11 +21,7 @@ const messages = {
     unauthorized: "This service wants a valid API key: type it at the top of this page.",
     unreadable: "The browser cannot read this: a folder, perhaps, or a file that is gone.",
     nofile: "That was no picture file: save the picture first, then drop or choose it.",
-    strip: "The service, now",
-    requests: "requests/s",
-    images: "images a batch",
     nofigures: "It does not show its figures here.",
-    model: "The model",
     accuracy: "of {n} held-out images right",
     interval: "95% interval: {low} to {high}",
     unscored: "Nobody has measured this checkpoint yet: cifar-evaluate does.",
@@ -68,6 +57,7 @@ const messages = {
     why: "支持“{label}”的部分",
     spoke: "橙色支持“{label}”，蓝色反对。遮住影响最大的一处，概率从 {from} 变为 {to}。",
     answered: "{file}：{label}，{sure}",
+    refusedFile: "{file}：{why}",
     refused: "服务拒绝了它：{detail}",
     retry: "重试",
     down: "服务没有响应。请检查服务是否在运行、网络是否连通；本页面每两秒重试一次。",
@@ -116,7 +106,8 @@ export function named(label) {
 
 /** The page's own texts, which stand in it in English. */
 export function translate() {
-  document.documentElement.lang = language === "zh" ? "zh-CN" : "en";
+  if (language === "en") return;
+  document.documentElement.lang = "zh-CN";
   for (const element of document.querySelectorAll("[data-t]")) element.textContent = t(element.dataset.t);
 }
 

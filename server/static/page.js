@@ -54,7 +54,7 @@ function takeAnswers() {
     if (detail.version !== version) version = null; // the model has changed: its card is asked for at the next look
   });
   results.addEventListener("refusal", ({ detail }) => {
-    element("announcer").textContent = detail.message;
+    element("announcer").textContent = detail.said;
     if (detail.status === UNAUTHORIZED) wantKey();
   });
 }

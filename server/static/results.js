@@ -9,7 +9,7 @@ const UNPROCESSABLE = 422;
 const HOPELESS = [413, 415, UNPROCESSABLE]; // statuses of a picture that will be refused again
 const LEAST = 1; // so much of a fall is drawn in full colour only where none is larger
 
-/** The card of a picture file, which fills itself. It fires `answer`, with what it would say aloud, and `refusal`. */
+/** The card of a picture file, which fills itself. It fires `answer`, and `refusal`, both with what is said aloud. */
 export function resultCard(file) {
   const pictures = make("div", { className: "pictures" }, figure(sentPicture(file), t("sent")));
   const words = make("div", { className: "words" });
@@ -31,8 +31,8 @@ async function fill(card, file, pictures, words) {
     const said = t("answered", { file: file.name, label: named(answer.label), sure: howSure(answer) });
     tell(card, "answer", { said, version: answer.model.version });
   } catch (problem) {
-    showProblem(words, problem, () => fill(card, file, pictures, words));
-    tell(card, "refusal", problem);
+    showProblem(words, problem, file.name, () => fill(card, file, pictures, words));
+    tell(card, "refusal", { said: t("refusedFile", { file: file.name, why: problem.message }), status: problem.status });
   }
 }
 
@@ -40,8 +40,8 @@ function tell(card, type, detail) {
   card.dispatchEvent(new CustomEvent(type, { bubbles: true, detail }));
 }
 
-function showProblem(words, problem, again) {
-  words.replaceChildren(make("p", { className: "problem" }, problem.message));
+function showProblem(words, problem, name, again) {
+  words.replaceChildren(make("p", { className: "problem" }, problem.message), make("p", { className: "faint details" }, name));
   if (HOPELESS.includes(problem.status)) return;
   words.append(make("button", { type: "button", className: "button", onclick: again }, t("retry")));
 }

@@ -10,9 +10,11 @@ import pytest
 
 from tests.integration.load import Load, address, allow_open_files, gauge, post
 from tests.integration.running import RunningService, running_service, wait_until
+from tests.integration.test_overload import standing_still
 from tests.pictures import draw_shape, encode
 
 PICTURE = encode(draw_shape("circle", 1, (32, 32)), "JPEG")
+CHUNKED = b"POST /predict HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
 @pytest.fixture(scope="module")
@@ -104,8 +106,14 @@ def test_a_client_that_never_reads_its_answers_is_cut_off(impatient: RunningServ
 
 @pytest.mark.parametrize(
     ("begun", "endless"),
-    [(b"", b"GET /livez HTTP/1.1\r\n\r\n"), (b"GET /", b"a"), (b"GET / HTTP/1.1\r\nX-Long: ", b"a")],
-    ids=["requests", "request line", "header"],
+    [
+        (b"", b"GET /livez HTTP/1.1\r\n\r\n"),
+        (b"GET /", b"a"),
+        (b"GET / HTTP/1.1\r\nX-Long: ", b"a"),
+        (CHUNKED + b"1;", b"a"),
+        (CHUNKED + b"0\r\n", b"a:b\r\n"),
+    ],
+    ids=["requests", "request line", "header", "chunk extension", "trailers"],
 )
 def test_a_client_that_sends_without_end_is_cut_off(impatient: RunningService, begun: bytes, endless: bytes) -> None:
     with socket.create_connection(address(impatient.url), timeout=30) as connection:
@@ -118,6 +126,26 @@ def test_a_client_that_sends_without_end_is_cut_off(impatient: RunningService, b
             return True
 
         wait_until(cut_off)
+        answers = b""
+        with contextlib.suppress(ConnectionError):
+            while part := connection.recv(65536):
+                answers += part
+        assert b"HTTP/1.1 400" in answers, "not only when its time was over"
+
+
+def test_work_of_clients_that_have_gone_is_dropped_and_counted_as_499(impatient: RunningService) -> None:
+    def left() -> float:
+        return gauge(impatient.url, 'cifar_requests_total{route="/predict",status="499"}')
+
+    before = left()
+    with standing_still(impatient):
+        with contextlib.ExitStack() as waiting:
+            for _ in range(20):
+                connection = waiting.enter_context(socket.create_connection(address(impatient.url), timeout=30))
+                connection.sendall(post(PICTURE) * 2)  # one is answered after the other
+            wait_until(lambda: gauge(impatient.url, "cifar_requests_in_flight") == 21)  # and the one that asks
+        wait_until(lambda: left() == before + 20)
+        assert gauge(impatient.url, "cifar_requests_in_flight") == 1
 
 
 def test_uploads_that_are_too_large_together_are_refused_until_some_have_gone(impatient: RunningService) -> None:

@@ -179,6 +179,7 @@ def test_a_deadline_that_passes_is_504_and_a_body_that_does_not_come_is_408(
     ("to", "signals"),
     [
         ("group", [signal.SIGINT]),
+        ("group", [signal.SIGHUP]),
         ("every process", [signal.SIGTERM]),
         ("every process", [signal.SIGTERM, signal.SIGINT]),
     ],
@@ -190,7 +191,7 @@ def test_a_signal_to_all_its_processes_under_load_still_answers_what_is_in_fligh
     family = processes(service)
     with Load(service.url, picture, connections=16).running() as load:
         for number in signals:
-            if to == "group":  # a terminal's Ctrl-C, `timeout`
+            if to == "group":  # a terminal's Ctrl-C, or its end; `timeout`
                 os.killpg(service.process.pid, number)
             else:
                 signal_all(family, number)
@@ -198,6 +199,8 @@ def test_a_signal_to_all_its_processes_under_load_still_answers_what_is_in_fligh
     assert set(load.statuses) == {200}
     assert not load.errors
     assert "Traceback" not in service.log.read_text()
+    if to == "group":  # of which the main process alone heeds it
+        assert "starting another" not in service.log.read_text()
     wait_until(lambda: not still_there(family), timeout_s=10)
 
 

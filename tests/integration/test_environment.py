@@ -124,8 +124,16 @@ def test_told_to_stop_all_its_http_processes_refuse_what_is_new_and_answer_what_
 def test_a_quota_of_cpu_time_leaves_fewer_cores(tmp_path: Path) -> None:
     inside = in_namespaces("--mount", script='mount --bind "$1" /sys/fs/cgroup', arguments=(tmp_path,))
     look = "import models.machine; print(models.machine.cores())"
-    for quota, cores in (("max", len(os.sched_getaffinity(0))), ("50000", 1)):
-        (tmp_path / "cpu.max").write_text(f"{quota} 100000\n")  # as Linux shows a container its limit
+    there = len(os.sched_getaffinity(0))
+    (tmp_path / "cpu").mkdir()
+    for files, cores in (  # as Linux shows a container its limit, by cgroup v1 and v2
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, there),
+        ({"cpu/cpu.cfs_quota_us": "50000\n"}, 1),
+        ({"cpu.max": "max 100000\n"}, there),
+        ({"cpu.max": "50000 100000\n"}, 1),
+    ):
+        for name, content in files.items():
+            (tmp_path / name).write_text(content)
         found = subprocess.run([*inside, sys.executable, "-c", look], check=True, capture_output=True, text=True)
         assert int(found.stdout) == cores
 

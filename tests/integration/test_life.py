@@ -1,5 +1,6 @@
 """The service from its start to its end: what keeps it from starting, what it survives, how it stops."""
 
+import fcntl
 import json
 import os
 import re
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 import torch
 
@@ -27,6 +29,7 @@ from tests.integration.running import (
     save_net,
     still_there,
     wait_until,
+    worker_of,
 )
 from tests.pictures import draw_shape
 
@@ -126,6 +129,15 @@ def test_no_child_outlives_a_main_process_killed_under_load(
         service.process.kill()
         service.process.wait()
     wait_until(lambda: not still_there(family), timeout_s=10)
+
+
+def test_while_it_runs_its_temporary_folder_is_locked_for_what_removes_old_files(service: RunningService) -> None:
+    sockets = psutil.Process(worker_of(service)).net_connections("unix")
+    (path,) = {Path(str(each.laddr)) for each in sockets if str(each.laddr).endswith("worker-0.sock")}
+    folder = os.open(path.parent, os.O_RDONLY)
+    with pytest.raises(BlockingIOError):  # systemd-tmpfiles asks so, and then leaves the folder alone
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.close(folder)
 
 
 def test_nothing_is_imported_from_where_it_is_started(tmp_path: Path, checkpoint: Path, picture: bytes) -> None:

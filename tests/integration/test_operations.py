@@ -18,6 +18,7 @@ import trustme
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.integration.conftest import StartService
+from tests.integration.load import answer_to
 from tests.integration.running import RunningService, running_service, save_net, wait_until, worker_of
 from tests.pictures import draw_shape
 
@@ -215,6 +216,11 @@ def test_a_body_without_a_key_is_refused_before_it_is_read(guarded: RunningServi
         assert upload.recv(100).startswith(b"HTTP/1.1 401")
 
 
+def test_a_key_after_the_body_is_none(guarded: RunningService) -> None:
+    request = b"POST /predict HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX-API-Key: kept\r\n\r\n"
+    assert answer_to(guarded.url, request)[0] == 401
+
+
 def test_tls_is_served_with_the_files_given(tmp_path: Path, checkpoint: Path, picture: bytes) -> None:
     authority = trustme.CA()
     certificate = authority.issue_cert("127.0.0.1")
@@ -238,6 +244,7 @@ def test_other_origins_may_call_where_they_are_named_and_not_elsewhere(
     answer = predict(guarded, picture, Origin=OURS, X_API_Key="kept")
     assert answer.is_success
     assert answer.headers["Access-Control-Allow-Origin"] == OURS
+    assert "Inference-Header-Content-Length" in answer.headers["Access-Control-Expose-Headers"]
     other = predict(guarded, picture, Origin="https://other.example", X_API_Key="kept")
     assert "Access-Control-Allow-Origin" not in other.headers
     asked = {"Origin": OURS, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "X-API-Key"}

@@ -79,4 +79,6 @@ def test_the_model_says_that_it_is_there(http: httpx.Client, checkpoint: Path) -
         "state": "AVAILABLE",
         "status": {"error_code": "OK", "error_message": ""},
     }
+    refusal = http.get(f"{MODEL}:predict")
+    assert (refusal.status_code, refusal.headers["Allow"]) == (405, "POST")
     assert "no model is called 'other'" in http.get("/v1/models/other").json()["error"]

@@ -1,7 +1,9 @@
 """What an HTTP process makes of a worker that says what it cannot read, or dies between two requests."""
 
 import asyncio
+import contextlib
 import socket
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import numpy as np
@@ -89,28 +91,94 @@ def test_a_request_that_comes_as_a_worker_dies_is_answered_by_the_next(tmp_path:
 
 def test_a_checkpoint_is_loaded_by_the_worker_that_takes_the_place_of_one_that_died(tmp_path: Path) -> None:
     cards = [ModelCard(sha256=letter * 64) for letter in "ab"]
-    workers, ended = iter(range(2)), asyncio.Event()
+    asked = 0
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        worker = next(workers)
+        nonlocal asked
         writer.write(framed(card_message(cards[0])))
-        assert await reader.readexactly(FRAME_LENGTH.size) == framed(RELOAD)
-        if worker == 1:  # the other one dies of it
-            writer.write(framed(card_message(cards[1])) + framed(bytes([Kind.RELOADED])))
-            await reader.read()
-            ended.set()
-        writer.close()
+        if await reader.read(FRAME_LENGTH.size) == framed(RELOAD):
+            asked += 1
+            if asked == 2:  # the other one died of it
+                writer.write(framed(card_message(cards[1])) + framed(bytes([Kind.RELOADED])))
+                await reader.read()
 
-    async def scenario() -> None:
-        async with await asyncio.start_unix_server(serve, tmp_path / "worker-0.sock"):
-            engine = WorkerEngine([tmp_path / "worker-0.sock"])
+    async def scenario(engine: WorkerEngine) -> None:
+        assert await engine.reload() == cards[1]
+        assert engine.card == cards[1]
+
+    ask_workers(scenario, [tmp_path / "worker-0.sock"], serve)
+
+
+def test_while_a_worker_loads_a_checkpoint_it_is_sent_batches(tmp_path: Path) -> None:
+    batch, loaded = np.zeros((1, 4, 4, 3), np.uint8), asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(framed(card_message(ModelCard())))
+        while message := await reader.read(len(framed(pack_batch(batch)))):
+            if message == framed(RELOAD):
+                await loaded.wait()
+                writer.write(framed(bytes([Kind.RELOADED])))
+            else:
+                writer.write(framed(pack_predictions(np.ones((1, 1), np.float32))))
+
+    async def scenario(engine: WorkerEngine) -> None:
+        reloading = asyncio.create_task(engine.reload())
+        for _ in range(3):
+            await engine.infer(batch)
+        assert not reloading.done()
+        loaded.set()
+        assert await reloading == ModelCard()
+
+    ask_workers(scenario, [tmp_path / "worker-0.sock"], serve)
+
+
+def test_one_request_after_the_other_reaches_every_worker(tmp_path: Path) -> None:
+    """All HTTP processes would otherwise send to the first worker, while the others have nothing to do."""
+    batch, workers = np.zeros((1, 4, 4, 3), np.uint8), 3
+    numbers = iter(range(workers))
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        number = next(numbers)
+        writer.write(framed(card_message(ModelCard())))
+        while await reader.read(len(framed(pack_batch(batch)))):
+            writer.write(framed(pack_predictions(np.array([[number]], np.float32))))
+
+    async def scenario(engine: WorkerEngine) -> None:
+        answers = [(await engine.infer(batch)).probabilities.item() for _ in range(2 * workers)]
+        assert sorted(answers[:workers]) == [0, 1, 2]
+        assert answers[:workers] == answers[workers:]
+
+    ask_workers(scenario, [tmp_path / f"worker-{number}.sock" for number in range(workers)], serve)
+
+
+def ask_workers(
+    scenario: Callable[[WorkerEngine], Awaitable[None]],
+    sockets: list[Path],
+    serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]],
+) -> None:
+    """Run the scenario with an engine that is connected to workers which serve a connection so, and then close it."""
+    serving = set[asyncio.Task[None] | None]()
+
+    async def serve_and_close(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        serving.add(asyncio.current_task())
+        await serve(reader, writer)
+        writer.close()
+        await writer.wait_closed()
+
+    async def connected() -> None:
+        async with contextlib.AsyncExitStack() as servers:
+            for socket_of_one in sockets:
+                await servers.enter_async_context(await asyncio.start_unix_server(serve_and_close, socket_of_one))
+            engine = WorkerEngine(sockets)
             connecting = asyncio.create_task(engine.keep_connected())
             async with asyncio.timeout(10):
-                assert await engine.reload() == cards[1]
+                while len(engine._workers) < len(sockets):  # noqa: ASYNC110  # an engine tells nobody of its workers
+                    await asyncio.sleep(0)
+                await scenario(engine)
             connecting.cancel()
-            await ended.wait()
+            await asyncio.wait([connecting, *filter(None, serving)])
 
-    asyncio.run(scenario())
+    asyncio.run(connected())
 
 
 def card_message(card: ModelCard) -> bytes:

@@ -28,6 +28,18 @@ def test_onnxruntime_gives_eagers_probabilities_for_any_number_of_images(tta_bel
         np.testing.assert_allclose(faster(pixels), eager(pixels), atol=1e-5)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no GPU")
+@pytest.mark.parametrize("tta_below", [0, 0.36])
+def test_onnxruntime_runs_on_the_cpu_of_a_machine_with_a_gpu_too(tta_below: float) -> None:
+    pytest.importorskip("onnxruntime")
+    classifier = Classifier(Net(), ModelCard(tta_below=tta_below)).eval()
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+    with torch.inference_mode():
+        expected = classifier(torch.tensor(pixels)).numpy()
+    forward = make_forward(classifier, torch.device("cuda"), "onnxruntime", threads=1)
+    np.testing.assert_allclose(forward(pixels), expected, atol=1e-5)
+
+
 @pytest.mark.parametrize("net", [Net, Viewing])
 def test_the_way_that_is_fastest_here_gives_the_networks_own_probabilities(net: type[Net]) -> None:
     classifier = Classifier(net().eval(), ModelCard())

@@ -6,12 +6,14 @@ import json
 from pathlib import Path
 
 import httpx
+import pytest
 from pydantic import SecretStr
 
 from models.card import ModelCard
 from models.pixels import Pixels
 from server.asgi import build_app
 from server.engine import Predictions
+from server.security import OPEN_PATHS
 from server.settings import Settings
 from tests.documents import blocks_of
 from tests.pictures import draw_shape, encode
@@ -62,11 +64,34 @@ def test_the_refusals_that_the_page_shows_are_the_services_own() -> None:
     assert {answer.status_code for answer in answers} == set(shown) == {401, 429, 504}
 
 
-def test_a_checkpoint_that_no_worker_loads_in_time_is_a_timeout() -> None:
-    async def load() -> httpx.Response:
-        app = build_app(Settings(deadline_s=DEADLINE_S), NeverDone(), lambda app: contextlib.nullcontext())
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service") as client:
-            return await client.post("/v2/repository/models/cifar_net/load")
+async def ask_one(method: str, path: str) -> httpx.Response:
+    app = build_app(Settings(deadline_s=DEADLINE_S), NeverDone(), lambda app: contextlib.nullcontext())
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service") as client:
+        return await client.request(method, path)
 
-    answer = asyncio.run(load())
+
+def test_a_slash_at_the_end_is_another_path_and_leads_nowhere_else() -> None:
+    answer = asyncio.run(ask_one("POST", "/predict/"))
+    assert (answer.status_code, answer.json()["code"]) == (404, "not_found")
+    assert "location" not in answer.headers
+    assert asyncio.run(ask_one("GET", "/v2/")).json() == asyncio.run(ask_one("GET", "/v2")).json()
+
+
+def test_a_long_path_is_not_said_back_without_end() -> None:
+    assert len(asyncio.run(ask_one("GET", "/" + "a" * 10_000)).json()["detail"]) < 1100
+
+
+@pytest.mark.parametrize("key", [None, SecretStr("key")])
+def test_the_openapi_document_tells_of_keys_where_they_are_wanted(key: SecretStr | None) -> None:
+    document = build_app(Settings(api_keys=key), NeverDone(), lambda app: contextlib.nullcontext()).openapi()
+    schemes = document["components"].get("securitySchemes", {})
+    operations = {path: operation for path, methods in document["paths"].items() for operation in methods.values()}
+    wanted = {path for path, operation in operations.items() if "401" in operation["responses"]}
+    assert wanted == {path for path, operation in operations.items() if operation.get("security")}
+    assert wanted == (operations.keys() - OPEN_PATHS if key else set())
+    assert {scheme["type"] for scheme in schemes.values()} == ({"apiKey", "http"} if key else set())
+
+
+def test_a_checkpoint_that_no_worker_loads_in_time_is_a_timeout() -> None:
+    answer = asyncio.run(ask_one("POST", "/v2/repository/models/cifar_net/load"))
     assert (answer.status_code, answer.json()["code"]) == (504, "deadline_exceeded")

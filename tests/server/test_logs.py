@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import sys
 
 import pytest
@@ -21,6 +22,12 @@ def test_a_json_line_has_the_fields_and_the_exception_and_is_one_line(capsys: py
     assert "ValueError: of two\nlines" in document["exception"]
     assert document["time"].endswith("Z")
     assert "images" not in document
+
+
+def test_a_name_in_bytes_that_are_not_utf_8_costs_no_json_line(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("json", "info")
+    logging.getLogger("server").info("no picture: %s", os.fsdecode(b"caf\xe9.jpg"))
+    assert json.loads(capsys.readouterr().err)["message"] == "no picture: caf\udce9.jpg"
 
 
 def test_a_plain_line_says_the_same(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,6 @@
 """The files behind the page: the pictures that it offers, and its texts in both languages."""
 
+import os
 import re
 from pathlib import Path
 
@@ -21,9 +22,18 @@ def test_a_folder_of_pictures_is_offered_evenly(tmp_path: Path) -> None:
     assert 7 <= sum(name.startswith("square") for name in samples) <= 10
 
 
+def test_a_name_that_json_cannot_have_is_not_offered(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"caf\xe9.png")).touch()
+    (tmp_path / "café.png").touch()
+    assert find_samples(tmp_path) == ["café.png"]
+
+
 def test_every_text_is_there_in_both_languages_and_is_used() -> None:
-    names = re.findall(r"^    (\w+): ", (STATIC / "messages.js").read_text(), re.MULTILINE)
-    english, chinese = names[: len(names) // 2], names[len(names) // 2 :]
-    assert english == chinese
+    english, chinese = (
+        re.findall(r"^    (\w+): ", half, re.MULTILINE)
+        for half in (STATIC / "messages.js").read_text().split("\n  zh: {\n")
+    )
     sources = "".join(path.read_text() for path in STATIC.glob("*.*"))
-    assert set(english) == set(re.findall(r'\bt\("(\w+)"', sources)) | set(re.findall(r'data-t="(\w+)"', sources))
+    asked, written = (set(re.findall(rf'{opening}"(\w+)"', sources)) for opening in (r"\bt\(", "data-t="))
+    assert set(english) == asked
+    assert set(chinese) == asked | written

@@ -26,6 +26,8 @@ def test_a_flag_comes_before_the_environment_which_comes_before_the_default(monk
     [
         (["--port", "80"], "--port (CIFAR_PORT): Input should be greater than or equal to 1024, not '80'"),
         (["--deadline-s", "soon"], "--deadline-s (CIFAR_DEADLINE_S): Input should be a valid number"),
+        (["--deadline-s", "inf"], "--deadline-s (CIFAR_DEADLINE_S): Input should be less than or equal to 86400"),
+        (["--deadline-s", "nan"], "--deadline-s (CIFAR_DEADLINE_S): Input should be"),
         (["--host", "example.org"], "--host (CIFAR_HOST): Input should be '127.0.0.1', '0.0.0.0' or '::'"),
         (["--colour", "red"], "cifar-serve: unrecognized arguments: --colour red (see cifar-serve --help)\n"),
     ],

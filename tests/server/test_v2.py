@@ -85,12 +85,26 @@ def test_images_are_counted_however_they_are_laid_out(shape: list[int], status: 
     assert refusal.value.status == status
 
 
+def test_pictures_as_base64_may_be_nested_as_their_shape_is() -> None:
+    tensor = {"name": "image", "datatype": "BYTES", "shape": [2, 1], "data": [["QQ=="], ["Qg=="]]}
+    assert read_request(json.dumps({"inputs": [tensor]}).encode(), None, CARD, max_images=10).images == [b"A", b"B"]
+
+
+def test_more_numbers_than_the_images_have_are_refused_before_they_are_parsed() -> None:
+    tensor = {"name": "pixels", "datatype": "UINT8", "shape": [2, 32, 32, 3], "data": [0] * 2 * 32 * 32 * 3}
+    body = json.dumps({"inputs": [tensor]}).encode()
+    assert len(read_request(body, None, CARD, max_images=2).images) == 2
+    with pytest.raises(ServiceError, match="more values than 1 images need") as refusal:
+        read_request(body[:-1], None, CARD, max_images=1)  # which would not parse
+    assert (refusal.value.status, refusal.value.code) == (413, "too_many_images")
+
+
 def test_a_shape_without_end_is_refused_before_it_is_multiplied() -> None:
     tensor = {"name": "image", "datatype": "BYTES", "shape": [2**63 - 1] * 400_000, "data": []}
     body = json.dumps({"inputs": [tensor]}).encode()
     start = time.perf_counter()
     with pytest.raises(ServiceError, match="4 at most") as refusal:
-        read_request(body, None, CARD, max_images=10)
+        read_request(body, None, CARD, max_images=1000)
     assert time.perf_counter() - start < 5, "their product takes minutes"
     assert len(refusal.value.detail) < 200
 

@@ -2,10 +2,10 @@
 
 import asyncio
 import contextlib
+import ctypes
 import multiprocessing
 import os
 import struct
-import threading
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
@@ -41,7 +41,7 @@ class Moody(Net):
         if len(x) == 5:
             raise SystemExit
         if len(x) == 7:
-            threading.Event().wait()
+            ctypes.PyDLL(None).pause()  # and no other thread runs: it keeps the interpreter's lock
         return super().forward(x)
 
 
@@ -57,17 +57,18 @@ def save_moody(path: Path, seed: int) -> ModelCard:
     return save(path, Moody(), ModelCard(architecture="moody"))
 
 
-def run_worker(settings: Settings, sockets: Path) -> None:
+def run_worker(settings: Settings, sockets: Path, device: str) -> None:
     api = ClassifierAPI(settings, sockets, threads=1)
     api.setup("cpu")
+    api.model._device = torch.device(device)
     api.loop.run(api, "cpu", 0)
 
 
 @contextlib.contextmanager
-def worker(folder: Path, settings: Settings) -> Iterator[Path]:
-    """The socket of a worker that starts, with what it needs in `folder`."""
+def worker(folder: Path, settings: Settings, device: str = "cpu") -> Iterator[Path]:
+    """The socket of a worker that starts, with what it needs in `folder`. Once ready, it takes `device` for its own."""
     folder.mkdir(exist_ok=True)
-    process = PROCESSES.Process(target=run_worker, args=[settings, folder])
+    process = PROCESSES.Process(target=run_worker, args=[settings, folder, device])
     process.start()
     try:
         yield socket_path(folder, 0)
@@ -105,7 +106,7 @@ def test_whatever_a_network_raises_is_answered_and_the_next_batch_is_served(tmp_
 
     async def scenario(engine: WorkerEngine) -> None:
         for _ in range(2):
-            with pytest.raises(InferenceFailed, match="the network failed: not in the mood"):
+            with pytest.raises(InferenceFailed, match="the network failed on this batch: the log has the reason"):
                 await engine.infer(images(3))
             assert (await engine.infer(images(2))).probabilities.shape == (2, 10)
             with pytest.raises(WorkerLost):  # it ended the thread: the connection is closed, and made anew
@@ -113,6 +114,19 @@ def test_whatever_a_network_raises_is_answered_and_the_next_batch_is_served(tmp_
             assert (await engine.infer(images(1))).probabilities.shape == (1, 10)
 
     with worker(tmp_path / "worker", Settings(checkpoint=tmp_path / "net.pth")) as socket:
+        ask(scenario, socket)
+
+
+def test_a_worker_whose_device_fails_with_its_network_ends(tmp_path: Path, moody: type[Moody]) -> None:
+    """It would fail every batch from then on, faster than others answer theirs, and so be sent the most."""
+    save_moody(tmp_path / "net.pth", seed=1)
+
+    async def scenario(engine: WorkerEngine) -> None:
+        assert (await engine.infer(images(2))).probabilities.shape == (2, 10)
+        with pytest.raises(WorkerLost):
+            await engine.infer(images(3))
+
+    with worker(tmp_path / "worker", Settings(checkpoint=tmp_path / "net.pth"), device="cuda:99") as socket:
         ask(scenario, socket)
 
 
