@@ -70,7 +70,8 @@ def _compress(image: "PIL.Image.Image") -> bytes:
     image.load()
     exif = PIL.Image.Exif()  # of its orientation, which the service heeds, and of nothing that may be damaged
     with suppress(Exception):  # what Pillow's parser meets
-        exif[Base.Orientation] = image.getexif()[Base.Orientation]
+        if (turned := image.getexif()[Base.Orientation]) in range(2, 9):
+            exif[Base.Orientation] = int(turned)
     if image.mode not in _PNG_MODES + _TIFF_MODES:
         image = image.convert("RGBA" if image.has_transparency_data else "RGB")
     buffer = io.BytesIO()

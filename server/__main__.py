@@ -149,7 +149,8 @@ def serve(settings: "Settings") -> int:
     workers = fork_server("server.preload")  # first: it imports torch while we import the rest
     with tempfile.TemporaryDirectory(prefix="cifar-") as folder:
         # systemd-tmpfiles, which removes what has lain in /tmp for ten days, passes over a folder that is locked.
-        fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_SH)
+        with contextlib.suppress(OSError):  # not every file system has locks
+            fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_SH)
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # looked at when prometheus_client is imported
         from server.app import ClassifierServer, StartError
         from server.protocol import KEPT_S, OneWriteProtocol

@@ -139,7 +139,8 @@ class ClassifierServer(litserve.LitServer):
             told_to = self._stopping.is_set() and worker.exitcode == 0
             if told_to or self._drained.is_set():
                 return
-            log.warning("worker %d ended with %s: starting another", worker_id, worker.exitcode)
+            why = ", as a batch took too long" if worker.exitcode == -signal.SIGALRM else ""
+            log.warning("worker %d ended with %s%s: starting another", worker_id, worker.exitcode, why)
             try:
                 if self.workers_setup_status[f"predict_{worker_id}"] != WorkerSetupStatus.READY:
                     self._drained.wait(_FAILED_START_S)

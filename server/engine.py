@@ -1,7 +1,7 @@
 """Engines answer batches: pixels in, probabilities and the model that made them out. Routes and batcher know only this.
 
 WorkerEngine sends each batch to a worker process over its Unix socket. A worker that dies is noticed at once, by the
-socket's end; one that comes back (LitServe restarts it) is found again.
+socket's end; one that takes its place is found too.
 """
 
 import asyncio
@@ -108,7 +108,7 @@ class WorkerEngine:
             try:
                 cards = await asyncio.gather(*(self._reload(worker.socket) for worker in self._workers))
                 return cards[0]
-            except (OSError, asyncio.IncompleteReadError):
+            except (ConnectionError, FileNotFoundError, asyncio.IncompleteReadError):
                 # It ended, and the one that takes its place may serve what was served before: it is asked.
                 await asyncio.sleep(_RECONNECT_S)
         raise CheckpointRefused(f"{_RELOADS} times in a row a worker ended before it had loaded it")

@@ -162,7 +162,8 @@ class LiveModel:
         except OSError as error:
             log.warning("a worker that starts anew will need the checkpoint on disk, there is no copy: %s", error)
             for path in (self._last_good, card):  # of what served before
-                path.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    path.unlink()
 
     def _try(self, classifier: Classifier) -> "_Serving":
         return _Serving(make_forward(classifier, self._device, self._settings.forward, self._threads), classifier.card)

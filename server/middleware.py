@@ -19,6 +19,7 @@ from server.settings import Settings
 
 _SANE_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _CLIENT_GONE = 499  # nginx's, for a client that leaves before its answer: nobody is left to read it
+_COUNTED_ONLY = (429, _CLIENT_GONE)  # they come by the thousand, when there is least time for a line of the log
 _NO_ROUTE = "none"
 _LOGGED_PATH_LENGTH = 256
 
@@ -65,7 +66,7 @@ class Boundary:
             seconds = time.perf_counter() - started
             status = exchange.status
             SEEN.request(scope["route"].path if "route" in scope else _NO_ROUTE, status, seconds)
-            if self._log_all or (status >= 400 and status != 429 and scope["path"] not in OPEN_PATHS):
+            if self._log_all or (status >= 400 and status not in _COUNTED_ONLY and scope["path"] not in OPEN_PATHS):
                 exchange.log(seconds)
 
 

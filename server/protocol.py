@@ -20,7 +20,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from server.errors import BadRequest, render_error
 from server.metrics import SEEN
 
-_MAX_HEAD_BYTES = 64 * 1024  # of a head, of trailers, of what stands between two chunks
+_MAX_HEAD_BYTES = 64 * 1024  # of a head that takes several reads, of trailers, of what stands between two chunks
 _MAX_PIPELINED = 100
 # A connection between two requests: longer than proxies keep theirs (60 s mostly), or they send into one that we close.
 KEPT_S = 75
@@ -121,6 +121,10 @@ class OneWriteProtocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         self._head_bytes = 0
         super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self.flow.resume_reading()  # a large body has paused it, and nobody would see the client go
 
     def _should_upgrade(self) -> bool:
         return True  # uvicorn then starts nothing, and leaves it to us

@@ -136,7 +136,7 @@ def _read_encoded(tensor: dict[str, Any], binary: memoryview | None, count: int)
         if binary is not None:
             images = list(itertools.islice(_split_elements(binary), count + 1))
         else:
-            texts = np.array(tensor["data"], object).ravel()  # nested as the shape is, or flat
+            texts = np.array(list(tensor["data"]), object).ravel()  # nested as the shape is, or flat
             images = [base64.b64decode(text, validate=True) for text in texts]
     except (binascii.Error, struct.error):
         raise BadRequest(

@@ -134,25 +134,26 @@ def _answer_to(message: bytes, model: "LiveModel", turn: Turn) -> tuple[bytes, M
     """The message that answers this one, and the card that it goes by. A network may raise anything: it is answered."""
     from models.checkpoint import CheckpointError
 
-    try:
-        if message == RELOAD:
+    if message == RELOAD:
+        try:
             model.reload()
             return bytes([Kind.RELOADED]), model.card
+        except CheckpointError as error:
+            return bytes([Kind.FAILURE]) + str(error).encode(errors="replace"), model.card
+    try:
         with turn():
             probabilities, card = model.predict(unpack_batch(message))
         return pack_predictions(probabilities), card
-    except CheckpointError as error:
-        problem = str(error)
     except Exception:
         log.exception("a batch failed")
-        _end_without_device(model)
-        problem = "the network failed on this batch: the log has the reason"
-    return bytes([Kind.FAILURE]) + problem.encode(errors="replace"), model.card
+        _end_without_device(model, turn)
+        return bytes([Kind.FAILURE]) + b"the network failed on this batch: the log has the reason", model.card
 
 
-def _end_without_device(model: "LiveModel") -> None:
+def _end_without_device(model: "LiveModel", turn: Turn) -> None:
     try:
-        model.check_device()
+        with turn():
+            model.check_device()
     except Exception:  # it would fail all batches, and so be the first to be free for the next
         log.critical("the device fails: this worker ends, for another to take its place", exc_info=True)
         os._exit(1)

@@ -189,6 +189,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--device", type=_device, default="auto", help=f"auto, cpu, cuda, cuda:N or mps {shown}")
     add("--promote", type=_output, metavar="PATH", help="also put it in the place of the one that is served")
     add("--if-better", action="store_true", help="promote it only where it scores more than that one")
+    add("--no-if-better", action="store_false", dest="if_better", help=argparse.SUPPRESS)  # after a job's --if-better
     add("--resume", action="store_true", help="go on with a run of this command that was stopped")
     add("--no-report", action="store_false", dest="report", help="leave out the folder of pictures and a page")
     add("--compare", nargs="+", type=Path, metavar="RUN", help="set runs side by side, each by its --output")

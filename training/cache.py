@@ -54,6 +54,7 @@ def cached(root: Path, names: Sequence[str], size: int, fill: Callable[[Records]
         if other != path:  # what the folder held before, or half of it, which a killed run left
             with suppress(OSError):  # another user's, perhaps
                 other.unlink(missing_ok=True)
+    records.flags.writeable = False
     return records
 
 

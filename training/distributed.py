@@ -158,10 +158,10 @@ def refuse_differences(values: dict[str, Any]) -> None:
 
 
 def refuse_empty_shares(batch: int) -> None:
-    """Raises TrainingError where a batch of so many images has none for some process."""
+    """Raises TrainingError where so many images are too few for each process to have one."""
     if batch < size():
         raise TrainingError(
-            f"each of the {size()} processes takes its share of a batch, which is of {batch} images here: start fewer "
+            f"each of the {size()} processes takes its share of a batch, which has {batch} images here: start fewer "
             "processes, or choose a larger --batch-size"
         )
 

@@ -18,11 +18,13 @@ def hand_over(classifier: Classifier, card: ModelCard, data: Data, options: Opti
     """Promotes what was written where that was asked for, else says what to do with it. Raises TrainingError."""
     if options.promote:
         say(f"Saved {options.output} and {card_path(options.output)}")
-        say(promote(options.promote, classifier, card, data, options.if_better))
+    promoted = promote(options.promote, classifier, card, data, options.if_better) if options.promote else None
+    # Not before: where it fails, --resume promotes. Perhaps not there: another run with this --output has ended.
+    resume_path(options.output).unlink(missing_ok=True)
+    if promoted:
+        say(promoted)
     else:
         _print_next_steps(options.data, options.output, data)
-    # Last, so that --resume promotes where that failed; another run with this --output may have ended before.
-    resume_path(options.output).unlink(missing_ok=True)
 
 
 def write_checkpoint(output: Path, classifier: Classifier, card: ModelCard, data: Data) -> ModelCard:

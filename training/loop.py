@@ -1,7 +1,8 @@
 """The training loop, fed from tensors that lie on the device.
 
 The tutorial's DataLoader decodes, converts and collates image by image, in other processes; here a window of batches is
-picked, augmented and normalised at once, which leaves most of the time to the network. The updates are the same.
+picked, augmented and normalised at once, which leaves most of the time to the network. The updates are the same, but
+that the last batch of an epoch is filled up.
 """
 
 import math

@@ -61,7 +61,7 @@ def to_be_better_than(path: Path, classes: Sequence[str], input_size: int) -> Cl
         return None
     raise TrainingError(
         f"{path} has other classes or pictures of another size, so that no score can compare them: if the new ones "
-        "are right, promote once without --if-better"
+        "are right, promote once with --no-if-better"
     )
 
 

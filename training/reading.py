@@ -53,7 +53,7 @@ def read_on_all_cores(root: Path, names: Sequence[str], size: int) -> Generator[
             break
     try:
         yield from _read_in_children(root, names, size, list(blocks))
-    except (EOFError, ConnectionError):
+    except (EOFError, ConnectionError, MemoryError):
         raise TrainingError(
             f"a process that read images of {root} was ended: is there too little memory, or an image that crashes it?"
         ) from None

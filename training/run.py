@@ -56,9 +56,10 @@ def run(recipe: Recipe, options: Options) -> None:
     asked, recipe = recipe, in_precision_of(device, recipe)
     start = weights_to_start_from(recipe)
     check_network(recipe, start)
+    distributed.refuse_empty_shares(recipe.batch_size)
     data = read(recipe, options)
     images, validation = hold_back(data, recipe.validation)
-    distributed.refuse_empty_shares(min(recipe.batch_size, len(images)))
+    distributed.refuse_empty_shares(len(images))
     tell_of_no_validation(recipe, validation)
     tell_of_known_images(start, data, validation)
     examples = Examples(data.pixels, data.labels, images, validation)
@@ -96,7 +97,7 @@ def read(recipe: Recipe, options: Options) -> Data:
     say(f"{len(data.train)} training and {len(data.test)} test images, {len(data.classes)} classes")
     for remark in data.remarks:
         say(remark)
-    if options.promote and options.if_better and distributed.rank() == 0:  # what it refuses, rather now than at the end
+    if options.promote and options.if_better:  # what it refuses, rather now than at the end
         to_be_better_than(options.promote, data.classes, recipe.image_size)
     return data
 

@@ -99,14 +99,14 @@ class Parts:
         return self._folder / f"{number:09}.parquet"
 
     def _holds(self, path: Path, files: bytes) -> bool:
-        """Whether a file is of this model and of images with these fingerprints, all read. Raises ScoreError."""
+        """Whether a file is of this model and of images with these fingerprints. Raises ScoreError."""
         try:
             known: Metadata = _read_schema(path).metadata or {}
         except pa.ArrowInvalid:
             known = {}
-        unreadable = known.pop(b"unreadable", None)  # perhaps they are not any more
+        unreadable = known.pop(b"unreadable", None)  # perhaps it is not any more
         if known == {**self._metadata, b"files": files}:
-            return not unreadable
+            return not (unreadable and self._overwrite)
         if self._overwrite:
             return False
         other = "of images that have changed since" if known.items() >= self._metadata.items() else "not of this model"

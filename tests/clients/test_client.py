@@ -93,6 +93,15 @@ def test_a_pil_image_is_sent_upright_whatever_else_its_exif_says(service: FakeSe
     assert upright_size(service.asked[0].body) == (2, 4)
 
 
+@pytest.mark.parametrize("orientation", [70_000, "top-left", 0.5])
+def test_a_pil_image_is_sent_whatever_orientation_its_exif_claims(service: FakeService, orientation: object) -> None:
+    picture = Image.new("RGB", (4, 2))
+    picture.getexif()[0x0112] = orientation
+    with Client(service.url) as client:
+        client.predict(picture)
+    assert upright_size(service.asked[0].body) == (4, 2)
+
+
 def test_a_password_in_the_address_is_used_and_not_shown(service: FakeService, ask: Ask) -> None:
     ask.one(service.url.replace("http://", "http://user:secret@"), png(1))
     assert service.asked[0].headers["authorization"].startswith("Basic ")

@@ -228,6 +228,6 @@ def test_a_retrain_job_of_compose_leaves_the_checkpoint_of_another_day_and_takes
     command = (*retrain["entrypoint"], *retrain["command"], "--list")
     shown = [word.replace("$$", "$").replace("exec cifar-train", "echo") for word in command]
     words = subprocess.run(shown, check=True, capture_output=True, text=True).stdout.split()
-    assert re.fullmatch(r"/runs/\d{4}-\d\d-\d\d/cifar_net\.pth", words[words.index("--output") + 1])
+    assert re.fullmatch(r"/runs/\d{4}-\d\d-\d\d-\d{4}/cifar_net\.pth", words[words.index("--output") + 1])
     assert words[-2:] == ["net-best", "--list"]
     assert main(words) == 0, "cifar-train takes all these words"

@@ -133,18 +133,22 @@ def test_a_client_that_sends_without_end_is_cut_off(impatient: RunningService, b
         assert b"HTTP/1.1 400" in answers, "not only when its time was over"
 
 
-def test_work_of_clients_that_have_gone_is_dropped_and_counted_as_499(impatient: RunningService) -> None:
-    def left() -> float:
-        return gauge(impatient.url, 'cifar_requests_total{route="/predict",status="499"}')
+@pytest.mark.parametrize("picture", [PICTURE, PICTURE + bytes(400_000)], ids=["small", "large"])
+def test_work_of_clients_that_have_gone_is_dropped_and_counted_as_499(
+    impatient: RunningService, picture: bytes
+) -> None:
+    def counted(status: int) -> float:
+        return gauge(impatient.url, f'cifar_requests_total{{route="/predict",status="{status}"}}')
 
-    before = left()
+    before, late = counted(499), counted(504)
     with standing_still(impatient):
         with contextlib.ExitStack() as waiting:
-            for _ in range(20):
+            for _ in range(5):
                 connection = waiting.enter_context(socket.create_connection(address(impatient.url), timeout=30))
-                connection.sendall(post(PICTURE) * 2)  # one is answered after the other
-            wait_until(lambda: gauge(impatient.url, "cifar_requests_in_flight") == 21)  # and the one that asks
-        wait_until(lambda: left() == before + 20)
+                connection.sendall(post(picture))
+            wait_until(lambda: gauge(impatient.url, "cifar_requests_in_flight") == 6)  # and the one that asks
+        wait_until(lambda: counted(499) == before + 5)
+        assert counted(504) == late
         assert gauge(impatient.url, "cifar_requests_in_flight") == 1
 
 

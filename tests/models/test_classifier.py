@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torchvision import transforms
 
 from models.architectures.net import Net
-from models.card import PRETRAINED, SHIPPED, ModelCard
+from models.card import PRETRAINED, SHIPPED, ModelCard, Training
 from models.classifier import Classifier, further_views, has
 
 
@@ -84,3 +84,4 @@ def test_the_cards_that_ship_say_nothing_that_would_be_ignored() -> None:
     for name in SHIPPED:
         members = json.loads((PRETRAINED / f"{name}.json").read_text())
         assert members.keys() <= ModelCard.model_fields.keys()
+        assert members["training"].keys() <= Training.model_fields.keys()

@@ -52,11 +52,10 @@ def score(parts: Parts, scorer: Callable[[Chunk], Part]) -> None:
     parts.merge()
 
 
-@pytest.mark.parametrize("overwrite", [False, True])
 @pytest.mark.parametrize("complete", [False, True])
-def test_an_image_that_could_not_be_read_is_scored_again(root: Path, complete: bool, overwrite: bool) -> None:
+def test_an_image_that_could_not_be_read_is_scored_again_with_overwrite(root: Path, complete: bool) -> None:
     output, scorer = root.parent / "scored.parquet", make_scorer(root)
-    first, second = make_parts(root), make_parts(root, overwrite)
+    first, second = make_parts(root), make_parts(root, overwrite=True)
 
     def score_nothing(chunk: Chunk) -> Part:
         scorer(chunk)  # imports what it needs, from files too
@@ -70,6 +69,8 @@ def test_an_image_that_could_not_be_read_is_scored_again(root: Path, complete: b
         else:
             for chunk in first.missing(lambda _: None):
                 first.add(score_nothing(chunk))
+    with (again := make_parts(root)).locked():
+        assert again.output_is_complete() == complete
     with second.locked():
         assert not second.output_is_complete()
         score(second, scorer)
