@@ -49,8 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     run_as_child_of_init()
-    _stop_on_signals()
     try:
+        _stop_on_signals()
         settings = read_settings(arguments)
         logs.configure(settings.log_format, settings.log_level)
         if problem := _cannot_start(settings):

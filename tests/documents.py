@@ -134,7 +134,7 @@ class Reader:
         if self._service is None:
             words = ["bash", "-ec", f"exec {command}"]
             self._service = subprocess.Popen(words, cwd=self._folder, env=self._environment)
-        wait_until(self._serves_checkpoint, timeout_s=60)
+        wait_until(self._serves_checkpoint)
 
     def _serves_checkpoint(self) -> bool:
         """Whether it has taken over the checkpoint that lies there now: a reader types no faster than it looks."""

@@ -23,7 +23,7 @@ def test_the_notebook_trains_serves_asks_its_own_service_and_plots(
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # two for so few pictures mostly wait for each other
     with socket.create_server(("127.0.0.1", 0)) as another_service:
         monkeypatch.setenv("CIFAR_PORT", str(another_service.getsockname()[1]))
-        NotebookClient(NOTEBOOK, timeout=100, resources={"metadata": {"path": tmp_path}}).execute()
+        NotebookClient(NOTEBOOK, timeout=300, resources={"metadata": {"path": tmp_path}}).execute()
     outputs = [output for cell in CODE for output in cell.outputs]
     assert "24 of 24 right\n" in [output.get("text") for output in outputs]
     assert len([output for output in outputs if "image/png" in output.get("data", {})]) == 2  # what it shows and plots

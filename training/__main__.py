@@ -93,7 +93,10 @@ def _do(recipe: Recipe, options: argparse.Namespace, command: str) -> int:
         from training.run import run  # seconds of imports, which a mistaken flag need not wait for
 
         said = {field.name: getattr(options, field.name) for field in fields(Options) if field.name != "command"}
-        run(recipe, Options(command=command, **said))
+        try:
+            run(recipe, Options(command=command, **said))
+        except TrainingError as error:  # while SIGTERM is still ignored, if it was the last that torchrun let us do
+            return _say(1, str(error))
     return 0
 
 

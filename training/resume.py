@@ -118,6 +118,8 @@ def signals_put_off() -> Iterator[Callable[[], bool]]:
         yield told_to_stop
     except (RuntimeError, TrainingError):  # to be told: torchrun stops the others when one is lost, as they find out
         waiting.clear()
+        if signal.SIGTERM in before:
+            before[signal.SIGTERM] = signal.SIG_IGN
         raise
     finally:
         restore()

@@ -37,7 +37,7 @@ def test_too_many_requests_become_fewer_until_all_are_answered(service: RunningS
         answers = list(client.predict_many(PICTURES * 100))
     labels = [answer.label for answer in answers if isinstance(answer, Prediction)]
     assert labels == labels[:40] * 100
-    assert 0 < refused(service) < 30
+    assert 0 < refused(service) < 200
 
 
 def words_and_numbers(answer: Prediction | ImageError) -> tuple[list[object], list[float]]:

@@ -108,7 +108,7 @@ class Cluster:
 
     def wait_until_ready(self, place: str) -> None:
         """From here on it is in the Service."""
-        wait_until(lambda: self._probe(place) == "L7OK", timeout_s=90)
+        wait_until(lambda: self._probe(place) == "L7OK")
         self._tell(f"set server service/{place} state ready")
 
     def take_out(self, place: str) -> None:

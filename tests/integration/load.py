@@ -48,7 +48,7 @@ class Callers(abc.ABC):
 
     def wait_for_more(self, answers: int) -> None:
         goal = self.answered + answers
-        wait_until(lambda: self.answered >= goal or bool(self.errors), timeout_s=60)
+        wait_until(lambda: self.answered >= goal or bool(self.errors))
 
 
 class Load(Callers):

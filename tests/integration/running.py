@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import random
 import signal
 import socket
 import ssl
@@ -38,10 +39,13 @@ class RunningService:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """One that the system gives to nobody who asks for any, nor the other processes of pytest to theirs."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    while True:
+        port = random.randrange(20_000 + worker % 16, 32_000, 16)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 @contextlib.contextmanager
@@ -69,7 +73,7 @@ def running_service(
         )
     service = RunningService(process, url, log)
     try:
-        wait_until(lambda: process.poll() is not None or _is_ready(url, trust or True), timeout_s=110)
+        wait_until(lambda: process.poll() is not None or _is_ready(url, trust or True))
         if process.poll() is not None:
             raise RuntimeError(f"cifar-serve {' '.join(flags)} ended with {process.returncode}:\n{log.read_text()}")
         yield service
@@ -86,7 +90,7 @@ def _is_ready(url: str, verify: ssl.SSLContext | bool) -> bool:
     return False
 
 
-def wait_until(condition: Callable[[], bool], timeout_s: float = 30) -> None:
+def wait_until(condition: Callable[[], bool], timeout_s: float = 120) -> None:
     """Looks at the condition until it holds; fails the test where it does not come to hold in time."""
     give_up_at = time.monotonic() + timeout_s
     while not condition():

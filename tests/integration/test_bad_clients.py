@@ -20,7 +20,7 @@ CHUNKED = b"POST /predict HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
 @pytest.fixture(scope="module")
 def impatient(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Iterator[RunningService]:
     """A service that the tests of bad clients share."""
-    flags = ("--checkpoint", str(checkpoint), "--deadline-s", "2", "--max-waiting-bytes", str(5 * 2**20))
+    flags = ("--checkpoint", str(checkpoint), "--deadline-s", "5", "--max-waiting-bytes", str(5 * 2**20))
     with (
         running_service(tmp_path_factory.mktemp("service"), *flags) as service,
         socket.create_connection(address(service.url), timeout=30) as proxy,

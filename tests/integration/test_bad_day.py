@@ -14,6 +14,7 @@ import pytest
 from tests.integration.conftest import StartService
 from tests.integration.load import Load, address, post
 from tests.integration.running import (
+    RunningService,
     processes,
     save_net,
     still_there,
@@ -83,7 +84,7 @@ def test_a_checkpoint_replaced_under_load_loses_no_request_and_a_bad_one_changes
     service = start("--checkpoint", str(path))
     with Load(service.url, picture, connections=16).running() as load:
         second = save_net(path, seed=2)
-        wait_until(lambda: load.versions[second.version] > 0, timeout_s=5)
+        wait_until(lambda: load.versions[second.version] > 0)
 
         third = save_net(path, seed=3)
         answer = httpx.post(f"{service.url}/v2/repository/models/net/load", timeout=30)
@@ -152,9 +153,16 @@ def test_a_worker_killed_while_the_service_stops_is_replaced_for_what_is_in_flig
     assert service.process.wait(timeout=20) == 0
 
 
+def forked_by_main(service: RunningService) -> list[int]:
+    """LitServe's manager and the HTTP process, in the order in which they began."""
+    children = psutil.Process(service.process.pid).children()
+    forked = [child for child in children if not {"-c", "-B"} & set(child.cmdline())]
+    return [child.pid for child in sorted(forked, key=psutil.Process.create_time)]
+
+
 def test_without_litserves_manager_the_service_ends_in_one_sentence(start: StartService, checkpoint: Path) -> None:
     service = start("--checkpoint", str(checkpoint))
-    _main, manager, *_others = (pid for pid, command in processes(service).items() if "cifar-serve" in command)
+    manager, _http_process = forked_by_main(service)
     os.kill(manager, signal.SIGKILL)
     assert service.process.wait(timeout=30) == 1
     assert "LitServe's manager process ended" in service.log.read_text().splitlines()[-1]
@@ -201,13 +209,12 @@ def test_a_signal_to_all_its_processes_under_load_still_answers_what_is_in_fligh
     assert "Traceback" not in service.log.read_text()
     if to == "group":  # of which the main process alone heeds it
         assert "starting another" not in service.log.read_text()
-    wait_until(lambda: not still_there(family), timeout_s=10)
+    wait_until(lambda: not still_there(family))
 
 
 def test_an_http_process_that_is_killed_ends_the_service_with_1(start: StartService, checkpoint: Path) -> None:
     service = start("--checkpoint", str(checkpoint))
-    _main, *others = processes(service)
-    http_process = next(pid for pid in reversed(others) if "cifar-serve" in processes(service)[pid])
+    _manager, http_process = forked_by_main(service)
     os.kill(http_process, signal.SIGKILL)
     assert service.process.wait(timeout=30) == 1
     assert "an HTTP process ended" in service.log.read_text()

@@ -108,11 +108,10 @@ def test_a_pixel_bomb_is_refused(service: RunningService, picture: bytes, refusa
 def test_a_large_picture_in_few_bytes_holds_nobody_up(service: RunningService) -> None:
     assert len(BOMB) < 100
     with socket.create_connection(address(service.url), timeout=60) as slow:
-        slow.sendall(post(BOMB))
+        slow.sendall(post(BOMB) * 3)
         assert answer_to(service.url, post(PICTURE))[0] == 200
-        answered, _, _ = select.select([slow], [], [], 0)
-        assert not answered, "it came first, and yet the other one is answered first"
-        assert b"200 OK" in slow.recv(65536)
+        answered = slow.recv(2**20, socket.MSG_DONTWAIT) if select.select([slow], [], [], 0)[0] else b""
+        assert answered.count(b"200 OK") < 3, "they came first, and yet the other one is answered before the last"
 
 
 def multipart(*parts: tuple[bytes, bytes], charset: bytes = b"utf-8", boundary: bytes = b"x") -> bytes:

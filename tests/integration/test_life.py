@@ -105,7 +105,7 @@ def test_a_retrained_checkpoint_may_have_other_classes_and_no_process_is_left_at
     family = processes(service)
     assert len(family) >= 4, "main, manager, worker, HTTP process"
     assert service.stop() == 0
-    wait_until(lambda: not still_there(family), timeout_s=10)
+    wait_until(lambda: not still_there(family))
 
 
 def test_the_health_check_of_the_container_asks_the_service(service: RunningService) -> None:
@@ -128,7 +128,7 @@ def test_no_child_outlives_a_main_process_killed_under_load(
     with Load(service.url, picture, connections=16).running():
         service.process.kill()
         service.process.wait()
-    wait_until(lambda: not still_there(family), timeout_s=10)
+    wait_until(lambda: not still_there(family))
 
 
 def test_while_it_runs_its_temporary_folder_is_locked_for_what_removes_old_files(service: RunningService) -> None:
@@ -178,7 +178,7 @@ def test_a_checkpoint_that_the_tutorial_saves_beside_the_running_service_takes_o
     arriving = service.log.parent / "arriving"
     torch.save(Net().state_dict(), arriving)  # without a card
     arriving.rename(service.log.parent / "cifar_net.pth")
-    wait_until(lambda: httpx.get(f"{service.url}/readyz").json()["model"]["version"] != shipped, timeout_s=5)
+    wait_until(lambda: httpx.get(f"{service.url}/readyz").json()["model"]["version"] != shipped)
     answer = httpx.post(f"{service.url}/predict?top_k=10", content=picture).json()
     assert answer["model"]["version"] != shipped
     assert {"airplane", "truck"} < {entry["label"] for entry in answer["top"]}

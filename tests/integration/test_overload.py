@@ -61,7 +61,7 @@ def test_the_surplus_is_refused_the_rest_answered_and_memory_is_bounded(
 
     with Load(small_service.url, picture, CONNECTIONS, due_a_second).running() as load:
         with standing_still(small_service) if bottleneck == "network" else contextlib.nullcontext():
-            wait_until(lambda: refused(4000), timeout_s=60)
+            wait_until(lambda: refused(4000))
         load.wait_for_more(200)
         wait_until(lambda: len(load.answered_connections) == CONNECTIONS)
     assert (set(load.statuses), load.errors) == ({200, 429}, [])

@@ -1,5 +1,6 @@
 """The service on a real Ray cluster: the same answers, a checkpoint changed and a node killed under load."""
 
+import contextlib
 import io
 import os
 import subprocess
@@ -65,14 +66,17 @@ def on_two_nodes(
     save_net(folder / "cifar_net.pth", seed=1)
     with running_service(folder, "--engine", "ray", "--workers", "3") as service:
         # A core each: of three replicas one at least is on the node of the other two cores.
-        wait_until(lambda: len(replicas_on(second_node) + replicas_on(cluster.head_node)) == 5, timeout_s=60)
+        wait_until(lambda: len(replicas_on(second_node) + replicas_on(cluster.head_node)) == 5)
         yield service
 
 
 def replicas_on(node: Any) -> list[str]:
     """The deployments that the node has replicas of, once they are ready."""
     (raylet,) = node.all_processes["raylet"]
-    titles = [" ".join(child.cmdline()) for child in psutil.Process(raylet.process.pid).children()]
+    titles = []
+    for child in psutil.Process(raylet.process.pid).children():
+        with contextlib.suppress(psutil.NoSuchProcess):  # it has ended meanwhile
+            titles.append(" ".join(child.cmdline()))
     running = [title.split(":")[-1].partition(".") for title in titles if title.startswith("ray::ServeReplica:cifar:")]
     return sorted(name.strip() for name, _, doing in running if not doing.startswith("initialize"))
 

@@ -76,7 +76,7 @@ def command(*words: str | Path) -> list[str]:
 
 def run(*words: str | Path) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "RAY_ADDRESS": ""}
-    return subprocess.run(command(*words), env=environment, capture_output=True, text=True, timeout=110, check=True)
+    return subprocess.run(command(*words), env=environment, capture_output=True, text=True, timeout=300, check=True)
 
 
 @pytest.fixture(scope="module")

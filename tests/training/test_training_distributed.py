@@ -65,7 +65,7 @@ for arguments in runs[-1:] if again else runs:
 # In batches of 31, of which two processes take 16 and 15: so few are run one way, lest bytes differ.
 EVERYTHING = ["net-best", "--epochs", "20", "--batch-size", "31", "--flip", "random", "--cutout", "4"]
 EVERYTHING += ["--label-smoothing", "0.1", "--report-every", "1", "--precision", "float32"]
-CUT = [*EVERYTHING, "--epochs", "60"]  # enough for a cable to be cut in the middle
+CUT = [*EVERYTHING, "--epochs", "200"]  # enough for a cable to be cut in the middle
 UNEQUAL = [*EVERYTHING, "--epochs", "3", "--batch-size", "7"]  # 4 + 3; rounding has not yet grown in so few updates
 TUTORIAL = ["tutorial", "--seed", "3"]  # 65 images in batches of 4: the last is of one, and filled up
 # Unsure: every bit shows in its scores.
@@ -96,7 +96,7 @@ def two(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, s
         [*EVERYTHING, "--output", "killed.pth"],
     ]
     command = [*TORCHRUN, "--nproc-per-node", "2", "--max-restarts", "1", "--no-python", *driver(folder, shapes, runs)]
-    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=100, check=False)
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     return folder, done.stdout, done.stderr
 
@@ -211,18 +211,17 @@ def test_two_hosts_train_as_one_and_each_ends_when_their_cable_is_cut(
         for number, host in enumerate(hosts):
             meeting = ["--nnodes", "2", "--rdzv-backend", "c10d", "--rdzv-endpoint", "10.77.0.1:29400"]
             meeting += ["--rdzv-conf", f"is_host={1 - number}", "--local-addr", f"10.77.0.{number + 1}"]
-            command = [*TORCHRUN, *meeting, "--no-python", *driver(tmp_path, shapes, runs, patience_s=3)]
+            command = [*TORCHRUN, *meeting, "--no-python", *driver(tmp_path, shapes, runs, patience_s=15)]
             said = stack.enter_context((tmp_path / f"said-{number}").open("w"))
             inside = ["ip", "netns", "exec", host, *command]
             agent = subprocess.Popen(inside, env=environment(GLOO_SOCKET_IFNAME="eth0"), stdout=said, stderr=said)
             agents.append(stack.enter_context(agent))
             stack.callback(agent.kill)  # torchrun itself waits for the rendezvous that it lost, deaf to SIGTERM
-        wait_until((tmp_path / "0" / "cut.resume").exists, timeout_s=90)
+        wait_until((tmp_path / "0" / "cut.resume").exists)
         ip("-n", hosts[0], "link", "set", "eth0", "down")
-        lost = "another process of this run was lost or does not answer (Timed out waiting 3000ms"
+        lost = "another process of this run was lost or does not answer (Timed out waiting 15000ms"
         wait_until(
-            lambda: all(f"cifar-train {rank}: {lost}" in (tmp_path / f"said-{rank}").read_text() for rank in (0, 1)),
-            timeout_s=40,
+            lambda: all(f"cifar-train {rank}: {lost}" in (tmp_path / f"said-{rank}").read_text() for rank in (0, 1))
         )
     theirs = (tmp_path / "0" / "everything.pth").read_bytes()
     assert theirs == (two[0] / "0" / "everything.pth").read_bytes()

@@ -23,7 +23,7 @@ from training.history import Epoch
 from training.loop import Examples, Run
 from training.recipe import TUTORIAL
 
-RUN = ["net-best", "--precision", "float32", "--data", "shapes", "--epochs", "8", "--batch-size", "8"]
+RUN = ["net-best", "--precision", "float32", "--data", "shapes", "--epochs", "20", "--batch-size", "8"]
 RUN += ["--report-every", "5", "--cutout", "4", "--no-report"]
 STOPS = {signal.SIGTERM: 143, signal.SIGKILL: -signal.SIGKILL}  # and the exit code of each; SIGINT is as SIGTERM
 
