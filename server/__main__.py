@@ -148,9 +148,7 @@ def serve(settings: "Settings") -> int:
     _allow_open_files()
     workers = fork_server("server.preload")  # first: it imports torch while we import the rest
     with tempfile.TemporaryDirectory(prefix="cifar-") as folder:
-        # systemd-tmpfiles, which removes what has lain in /tmp for ten days, passes over a folder that is locked.
-        with contextlib.suppress(OSError):  # not every file system has locks
-            fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_SH)
+        _keep_from_cleaners(folder)
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # looked at when prometheus_client is imported
         from server.app import ClassifierServer, StartError
         from server.protocol import KEPT_S, OneWriteProtocol
@@ -181,6 +179,12 @@ def serve(settings: "Settings") -> int:
             for child in multiprocessing.active_children():
                 child.terminate()
     return int(server.failed)
+
+
+def _keep_from_cleaners(folder: str) -> None:
+    """systemd-tmpfiles, which removes what has lain in /tmp for ten days, passes over a folder that is locked."""
+    with contextlib.suppress(OSError):  # not every file system has locks
+        fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_SH)
 
 
 def _allow_open_files() -> None:

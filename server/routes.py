@@ -31,6 +31,7 @@ def add_routes(router: APIRouter, service: Service, settings: Settings) -> None:
     """All routes of the service."""
     router.route_class = DirectRoute
     _add_predict(router, service, settings)
+    _add_status(router, service, settings)
     add_v2_routes(router, service, settings)
     add_page_routes(router, service, settings)
     _add_operations(router, service, settings)
@@ -71,6 +72,8 @@ def _add_predict(router: APIRouter, service: Service, settings: Settings) -> Non
         check_model(request, service, settings)
         return await answer(request, read_instances)
 
+
+def _add_status(router: APIRouter, service: Service, settings: Settings) -> None:
     @router.get(
         _V1_MODEL,
         responses=protocol_problems(404, 503),

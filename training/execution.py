@@ -50,8 +50,10 @@ def fastest_execution(
         torch.backends.cudnn.deterministic = deterministic
 
 
-def chosen_before(state: dict[str, Any], device: torch.device) -> Execution | None:
+def chosen_before(state: dict[str, Any] | None, device: torch.device) -> Execution | None:
     """That of a run's saved state, where this machine can go on with it; says so where it cannot."""
+    if not state:
+        return None
     execution = Execution(*state["execution"])
     if state.get("device") == device.type and execution.threads <= torch.get_num_threads():
         return execution

@@ -60,10 +60,9 @@ def train(
     would have come to. Raises TrainingError where the loss stops being a number, or the run cannot be saved.
     """
     classifier.train()
-    device = classifier.mean.device
     epoch_images = math.ceil(len(examples.images) / recipe.batch_size) * recipe.batch_size
     with (
-        fastest_execution(classifier, recipe, chosen_before(state, device) if state else None) as execution,
+        fastest_execution(classifier, recipe, chosen_before(state, classifier.mean.device)) as execution,
         progress_bar("Training", recipe.epochs * epoch_images) as advance,
         signals_put_off() if saved else nullcontext(lambda: False) as told_to_stop,
     ):

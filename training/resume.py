@@ -87,9 +87,7 @@ class SavedRun:
 def signals_put_off() -> Iterator[Callable[[], bool]]:
     """SIGINT and SIGTERM wait until the end of the block. Gives what tells whether one does; a second SIGINT does not.
 
-    It is of someone who is impatient; a second SIGTERM is not: service managers signal torchrun and its processes, and
-    torchrun hands it on.
-
+    That is of someone impatient; service managers send SIGTERM to torchrun and to its processes, and it hands it on.
     A signal to one process of a run stops all of them, at the same place if they ask at the same places.
     """
     waiting: list[int] = []
