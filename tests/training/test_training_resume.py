@@ -99,7 +99,7 @@ def test_one_command_begins_a_run_and_goes_on_with_it(capsys: pytest.CaptureFixt
 
 def test_another_run_and_a_damaged_one_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert "is of a run whose seed was 0, not 1" in refusal(capsys, "--seed", "1")
-    assert "is of a run whose epochs was 8, not 9: repeat" in refusal(capsys, "--epochs", "9")
+    assert "is of a run whose epochs was 20, not 9: repeat" in refusal(capsys, "--epochs", "9")
     Path("damaged.resume").write_bytes(b"damaged")
     assert "damaged.resume is damaged: train anew without" in refusal(capsys, "--output", "damaged.pth")
     torch.save({"of": "something else"}, "damaged.resume")
