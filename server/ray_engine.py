@@ -15,6 +15,7 @@ from models.pixels import Pixels
 from server.engine import Predictions, WorkerLost
 from server.errors import InferenceFailed, NotReady
 from server.metrics import SEEN
+from server.wire import BATCH_FAILED
 
 _ASK_EVERY_S = 0.5
 _ANSWER_WITHIN_S = 2.0
@@ -56,7 +57,7 @@ class RayEngine:
             raise WorkerLost from None
         except RayTaskError as error:
             log.error("a batch failed", exc_info=error)
-            raise InferenceFailed("the network failed on this batch: the log has the reason") from None
+            raise InferenceFailed(BATCH_FAILED) from None
         except (RayError, RayServeException) as error:
             raise WorkerLost from error
         self._heard_at = time.monotonic()

@@ -17,6 +17,7 @@ Probabilities = npt.NDArray[np.float32]
 
 FRAME_LENGTH = struct.Struct("!i")  # multiprocessing.connection's own prefix, for messages under 2 GiB
 RELOAD = b""
+BATCH_FAILED = "the network failed on this batch: the log has the reason"  # what a client is told of it
 _BATCH_SHAPE = struct.Struct("!IHH")  # N, H, W
 
 

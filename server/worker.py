@@ -24,7 +24,7 @@ from models.card import ModelCard
 from server import logs
 from server.init import begin_worker
 from server.settings import Settings
-from server.wire import RELOAD, Kind, pack_predictions, unpack_batch
+from server.wire import BATCH_FAILED, RELOAD, Kind, pack_predictions, unpack_batch
 
 if TYPE_CHECKING:
     from server.live_model import LiveModel
@@ -147,7 +147,7 @@ def _answer_to(message: bytes, model: "LiveModel", turn: Turn) -> tuple[bytes, M
     except Exception:
         log.exception("a batch failed")
         _end_without_device(model, turn)
-        return bytes([Kind.FAILURE]) + b"the network failed on this batch: the log has the reason", model.card
+        return bytes([Kind.FAILURE]) + BATCH_FAILED.encode(), model.card
 
 
 def _end_without_device(model: "LiveModel", turn: Turn) -> None:

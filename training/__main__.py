@@ -70,8 +70,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
     except ModuleNotFoundError as error:
         return _say(1, f"{error.name} is not installed: pip install '.[training]' in its checkout")
-    except TrainingError as error:
-        return _say(1, str(error))
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter's last flush fails otherwise
         if isinstance(error, BrokenPipeError):

@@ -53,11 +53,11 @@ def train(
 ) -> list[Epoch]:
     """Train `classifier` in place, on its own device, by `recipe`. Returns its epochs, those before a stop too.
 
-    `seed` sets the order of the images and what is drawn to augment them. `on_loss` is called with the epoch and the
-    mini-batch, both from 1, and the mean loss since the last report: every `recipe.report_every` mini-batches, and at
-    the end of an epoch that is shorter than that; `on_epoch` after every epoch. The run is written to `saved` after
-    every epoch and where a signal ends it; with the `state` that was saved it goes on, to the very weights that it
-    would have come to. Raises TrainingError where the loss stops being a number, or the run cannot be saved.
+    `seed` sets the order of the images and how they are augmented. `on_loss` is called with epoch and mini-batch, both
+    from 1, and the mean loss since the last report: every `recipe.report_every` mini-batches, and at the end of a
+    shorter epoch; `on_epoch` after every epoch. The run is written to `saved` then, and where a signal ends it; with
+    that `state` it goes on, on such a machine to the very weights it would have come to. Raises TrainingError where the
+    loss stops being a number, or the run cannot be saved.
     """
     classifier.train()
     epoch_images = math.ceil(len(examples.images) / recipe.batch_size) * recipe.batch_size
