@@ -19,7 +19,7 @@ import httpx
 import pytest
 
 from models.card import CIFAR10_CLASSES, STRONG
-from tests.integration.running import COMMANDS, free_port, wait_until
+from tests.integration.running import COMMANDS, HTTP, free_port, wait_until
 from tests.pictures import draw_flat, draw_shape
 
 ROOT = Path(__file__).parents[1]
@@ -143,7 +143,7 @@ class Reader:
         own = self._folder / "cifar_net.pth"
         weights = (own if own.exists() else STRONG).read_bytes()
         try:
-            answer = httpx.get(f"http://127.0.0.1:{self._port}/readyz")
+            answer = HTTP.get(f"http://127.0.0.1:{self._port}/readyz")
         except httpx.TransportError:
             return False
         return answer.is_success and answer.json()["model"]["version"] == hashlib.sha256(weights).hexdigest()[:12]

@@ -7,12 +7,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 
 from clients import AsyncClient, Client, ImageError, Prediction
 from clients.many import RAW_BYTES
-from tests.integration.running import RunningService, running_service
+from tests.integration.running import HTTP, RunningService, running_service
 from tests.pictures import draw_shape, encode
 
 PICTURES = [encode(draw_shape(("circle", "square")[number % 2], number)) for number in range(40)]
@@ -27,7 +26,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService
 
 def refused(service: RunningService) -> int:
     """Requests that it has answered 429."""
-    lines = httpx.get(f"{service.url}/metrics").text.splitlines()
+    lines = HTTP.get(f"{service.url}/metrics").text.splitlines()
     found = (line for line in lines if line.startswith("cifar_requests_total") and 'status="429"' in line)
     return int(sum(float(line.split()[-1]) for line in found))
 

@@ -23,7 +23,7 @@ import yaml
 
 from models.card import TUTORIAL_NET
 from models.checkpoint import card_path
-from tests.integration.running import RunningService, free_port, running_service, wait_until, worker_of
+from tests.integration.running import HTTP, RunningService, free_port, running_service, wait_until, worker_of
 from tests.pictures import draw_flat, encode
 from training.__main__ import main
 
@@ -44,7 +44,7 @@ class Watched:
     prometheus: str
 
     def get(self, path: str, **parameters: str) -> Any:
-        answer = httpx.get(f"{self.prometheus}/api/v1/{path}", params=parameters, timeout=30)
+        answer = HTTP.get(f"{self.prometheus}/api/v1/{path}", params=parameters, timeout=30)
         assert answer.is_success, answer.text
         return answer.json()["data"]
 
@@ -101,7 +101,7 @@ def running_prometheus(folder: Path, service: RunningService) -> Iterator[str]:
 
 def is_ready(prometheus: str) -> bool:
     with contextlib.suppress(httpx.TransportError):
-        return httpx.get(f"{prometheus}/-/ready").is_success
+        return HTTP.get(f"{prometheus}/-/ready").is_success
     return False
 
 
@@ -117,7 +117,7 @@ def traffic(service: RunningService) -> Iterator[None]:
                 if over.wait(0.02):
                     return
                 with contextlib.suppress(httpx.TransportError):  # a test ends the service
-                    httpx.post(f"{service.url}/predict", content=body)
+                    HTTP.post(f"{service.url}/predict", content=body)
 
     thread = threading.Thread(target=ask)
     thread.start()
@@ -134,9 +134,7 @@ def overload(service: RunningService) -> None:
     os.kill(worker, signal.SIGSTOP)
     try:
         with ThreadPoolExecutor(16) as threads:
-            answers = threads.map(
-                lambda _: httpx.post(f"{service.url}/predict", content=picture, timeout=30), range(16)
-            )
+            answers = threads.map(lambda _: HTTP.post(f"{service.url}/predict", content=picture, timeout=30), range(16))
             assert {answer.status_code for answer in answers} == {429, 504}
     finally:
         os.kill(worker, signal.SIGCONT)

@@ -14,9 +14,7 @@ from collections.abc import Iterator
 from typing import Self
 from urllib.parse import urlsplit
 
-import httpx
-
-from tests.integration.running import wait_until
+from tests.integration.running import HTTP, wait_until
 
 
 class Callers(abc.ABC):
@@ -135,5 +133,5 @@ def answer_to(url: str, request: bytes) -> tuple[int, str, bytes]:
 
 def gauge(url: str, name: str) -> float:
     """From /metrics, over all processes."""
-    lines = httpx.get(f"{url}/metrics").raise_for_status().text.splitlines()
+    lines = HTTP.get(f"{url}/metrics").raise_for_status().text.splitlines()
     return sum(float(line.split()[-1]) for line in lines if line.startswith(name))

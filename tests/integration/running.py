@@ -22,6 +22,8 @@ from models.card import CIFAR10_CLASSES, ModelCard
 from models.checkpoint import save
 
 COMMANDS = Path(sys.executable).parent
+# A connection for each request, as httpx.get has it, which reads the certificates of the whole web each time: 50 ms.
+HTTP = httpx.Client(verify=False, limits=httpx.Limits(max_keepalive_connections=0))
 
 
 @dataclass
@@ -58,8 +60,9 @@ def running_service(
 ) -> Iterator[RunningService]:
     """cifar-serve with `flags`, its working directory and log in `folder`: ready when it is yielded, stopped after.
 
-    `trust` is for one that answers HTTPS; `log` for one that writes elsewhere; `inside` is a command that makes its
-    surroundings and then becomes it, as `env` does.
+    It has one worker and one HTTP process, as on two cores, unless `flags` say otherwise; `inside` is a command that
+    makes its surroundings and then becomes it, as `env` does; `trust` is for one that answers HTTPS; `log` for one that
+    writes elsewhere.
     """
     port = free_port()
     url, log = f"{'https' if trust else 'http'}://127.0.0.1:{port}", log or folder / f"service-{port}.log"
@@ -67,13 +70,14 @@ def running_service(
         process = subprocess.Popen(
             [*inside, COMMANDS / "cifar-serve", "--port", str(port), *flags],
             cwd=folder,
+            env={"CIFAR_WORKERS": "1", "CIFAR_HTTP_PROCESSES": "1", **os.environ},
             stdout=output,
             stderr=output,
             start_new_session=True,
         )
     service = RunningService(process, url, log)
     try:
-        wait_until(lambda: process.poll() is not None or _is_ready(url, trust or True))
+        wait_until(lambda: process.poll() is not None or _is_ready(url, trust))
         if process.poll() is not None:
             raise RuntimeError(f"cifar-serve {' '.join(flags)} ended with {process.returncode}:\n{log.read_text()}")
         yield service
@@ -84,9 +88,9 @@ def running_service(
             print(log.read_text(errors="replace")[-5000:])  # what pytest shows where a test failed
 
 
-def _is_ready(url: str, verify: ssl.SSLContext | bool) -> bool:
+def _is_ready(url: str, trust: ssl.SSLContext | None) -> bool:
     with contextlib.suppress(httpx.TransportError):
-        return httpx.get(f"{url}/readyz", verify=verify).is_success
+        return (httpx.get(f"{url}/readyz", verify=trust) if trust else HTTP.get(f"{url}/readyz")).is_success
     return False
 
 

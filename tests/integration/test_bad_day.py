@@ -7,20 +7,12 @@ import socket
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import httpx
 import psutil
 import pytest
 
 from tests.integration.conftest import StartService
 from tests.integration.load import Load, address, post
-from tests.integration.running import (
-    RunningService,
-    processes,
-    save_net,
-    still_there,
-    wait_until,
-    worker_of,
-)
+from tests.integration.running import HTTP, RunningService, processes, save_net, still_there, wait_until, worker_of
 from tests.pictures import draw_shape
 
 
@@ -73,7 +65,7 @@ def test_a_worker_that_cannot_be_started_is_tried_again(
     worker.kill()
     wait_until(lambda: "no worker can be started" in service.log.read_text())
     (tmp_path / "away").rename(fork_server)
-    assert httpx.post(f"{service.url}/predict", content=picture, timeout=30).is_success
+    assert HTTP.post(f"{service.url}/predict", content=picture, timeout=30).is_success
 
 
 def test_a_checkpoint_replaced_under_load_loses_no_request_and_a_bad_one_changes_nothing(
@@ -87,20 +79,20 @@ def test_a_checkpoint_replaced_under_load_loses_no_request_and_a_bad_one_changes
         wait_until(lambda: load.versions[second.version] > 0)
 
         third = save_net(path, seed=3)
-        answer = httpx.post(f"{service.url}/v2/repository/models/net/load", timeout=30)
+        answer = HTTP.post(f"{service.url}/v2/repository/models/net/load", timeout=30)
         assert answer.json() == {"name": "net", "version": third.version}
-        asked = httpx.post(f"{service.url}/predict", content=picture).json()
+        asked = HTTP.post(f"{service.url}/predict", content=picture).json()
         assert asked["model"]["version"] == third.version, "load answers when it is done"
 
         path.write_bytes(b"damaged")
-        refused = httpx.post(f"{service.url}/v2/repository/models/net/load", timeout=30)
+        refused = HTTP.post(f"{service.url}/v2/repository/models/net/load", timeout=30)
         assert (refused.status_code, refused.json()["code"]) == (409, "checkpoint_refused")
         assert "damaged" in refused.json()["detail"]
         os.kill(worker_of(service), signal.SIGKILL)  # the one that comes must not need the damaged file
         load.wait_for_more(200)
     assert (set(load.statuses), load.errors) == ({200}, [])
     assert set(load.versions) == {first.version, second.version, third.version}
-    assert httpx.post(f"{service.url}/v2/repository/models/other/load").json()["code"] == "unknown_model"
+    assert HTTP.post(f"{service.url}/v2/repository/models/other/load").json()["code"] == "unknown_model"
 
 
 def test_no_reload_pins_the_checkpoint_until_it_is_asked_to_load(
@@ -115,7 +107,7 @@ def test_no_reload_pins_the_checkpoint_until_it_is_asked_to_load(
         os.kill(worker_of(service), signal.SIGKILL)  # nor does the one that comes take it by itself
         load.wait_for_more(500)
     assert set(load.versions) == {first.version}
-    assert httpx.post(f"{service.url}/v2/repository/models/net/load").json()["version"] == second.version
+    assert HTTP.post(f"{service.url}/v2/repository/models/net/load").json()["version"] == second.version
 
 
 def test_sigterm_under_load_answers_what_is_in_flight_and_ends_with_0(
@@ -149,7 +141,7 @@ def test_a_worker_killed_while_the_service_stops_is_replaced_for_what_is_in_flig
         wait_until(lambda: not psutil.pid_exists(worker))
         yield picture[100:]
 
-    assert httpx.post(f"{service.url}/predict", content=half_then_the_rest(), timeout=30).status_code == 200
+    assert HTTP.post(f"{service.url}/predict", content=half_then_the_rest(), timeout=30).status_code == 200
     assert service.process.wait(timeout=20) == 0
 
 
@@ -177,10 +169,10 @@ def test_a_deadline_that_passes_is_504_and_a_body_that_does_not_come_is_408(
         assert b"HTTP/1.1 408" in trickling.recv(65536)
     worker = worker_of(service)
     os.kill(worker, signal.SIGSTOP)
-    late = httpx.post(f"{service.url}/predict", content=picture, timeout=30)
+    late = HTTP.post(f"{service.url}/predict", content=picture, timeout=30)
     os.kill(worker, signal.SIGCONT)
     assert (late.status_code, late.json()["code"]) == (504, "deadline_exceeded")
-    assert httpx.post(f"{service.url}/predict", content=picture, timeout=30).is_success
+    assert HTTP.post(f"{service.url}/predict", content=picture, timeout=30).is_success
 
 
 @pytest.mark.parametrize(

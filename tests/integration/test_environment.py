@@ -21,6 +21,7 @@ from PIL import Image
 from tests.integration.conftest import StartService
 from tests.integration.load import Load
 from tests.integration.running import (
+    HTTP,
     RunningService,
     processes,
     running_service,
@@ -58,7 +59,7 @@ def in_namespaces(*which: str, script: str = "", arguments: tuple[Path, ...] = (
 
 def is_answered(service: RunningService, picture: bytes, times: int) -> bool:
     """All of them in one request."""
-    answer = httpx.post(f"{service.url}/predict", files=[("files", picture)] * times, timeout=60)
+    answer = HTTP.post(f"{service.url}/predict", files=[("files", picture)] * times, timeout=60)
     return answer.is_success and answer.text.count('"confidence"') == times
 
 
@@ -195,7 +196,7 @@ def test_a_wall_clock_that_jumps_loses_no_request_and_no_reload(tmp_path: Path, 
     save_net(path, seed=0)
 
     def hours_off() -> int:
-        there = parsedate_to_datetime(httpx.get(f"{service.url}/livez").headers["Date"])
+        there = parsedate_to_datetime(HTTP.get(f"{service.url}/livez").headers["Date"])
         return round((there - datetime.now(UTC)).total_seconds() / 3600)
 
     def jump_to(hours: int) -> None:

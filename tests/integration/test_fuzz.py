@@ -2,12 +2,11 @@
 
 import subprocess
 
-import httpx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.integration.running import COMMANDS, RunningService
+from tests.integration.running import COMMANDS, HTTP, RunningService
 from tests.integration.test_predict import PICTURES
 from tests.pictures import draw_shape, encode
 
@@ -35,7 +34,7 @@ content_types = st.sampled_from(
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(body=bodies, content_type=content_types)
 def test_no_body_makes_it_fail(service: RunningService, body: bytes, content_type: str) -> None:
-    answer = httpx.post(f"{service.url}/predict", content=body, headers={"Content-Type": content_type}, timeout=30)
+    answer = HTTP.post(f"{service.url}/predict", content=body, headers={"Content-Type": content_type}, timeout=30)
     assert answer.status_code in (200, 400, 413, 415, 422)
     assert "label" in answer.json() or "predictions" in answer.json() or "code" in answer.json()
 
@@ -44,7 +43,7 @@ def test_no_body_makes_it_fail(service: RunningService, body: bytes, content_typ
 @given(files=st.lists(st.tuples(st.text(max_size=20), bodies), min_size=1, max_size=5))
 def test_no_multipart_makes_it_fail(service: RunningService, files: list[tuple[str, bytes]]) -> None:
     parts = [(name, (name, body)) for name, body in files]
-    answer = httpx.post(f"{service.url}/predict", files=parts, timeout=30)
+    answer = HTTP.post(f"{service.url}/predict", files=parts, timeout=30)
     assert answer.status_code in (200, 400)
     if answer.is_success:
         assert all("label" in each or "error" in each for each in answer.json()["predictions"])

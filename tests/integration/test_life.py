@@ -11,7 +11,6 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import httpx
 import psutil
 import pytest
 import torch
@@ -21,6 +20,7 @@ from tests.integration.conftest import StartService
 from tests.integration.load import Load
 from tests.integration.running import (
     COMMANDS,
+    HTTP,
     RunningService,
     free_port,
     processes,
@@ -92,14 +92,14 @@ def test_a_retrained_checkpoint_may_have_other_classes_and_no_process_is_left_at
     service = start("--checkpoint", str(path))
 
     def version() -> str:
-        answer = httpx.post(f"{service.url}/predict", content=picture, timeout=60).raise_for_status()
+        answer = HTTP.post(f"{service.url}/predict", content=picture, timeout=60).raise_for_status()
         served: str = answer.json()["model"]["version"]
         return served
 
     assert version() == first.version
     second = save_net(path, seed=2, classes=("cat", "dog", "ship"))
     wait_until(lambda: version() == second.version)
-    everything = httpx.post(f"{service.url}/predict?top_k=9", content=picture).json()["top"]
+    everything = HTTP.post(f"{service.url}/predict?top_k=9", content=picture).json()["top"]
     assert {entry["label"] for entry in everything} == {"cat", "dog", "ship"}
 
     family = processes(service)
@@ -144,7 +144,7 @@ def test_nothing_is_imported_from_where_it_is_started(tmp_path: Path, checkpoint
     for name in ("models", "torch", "server"):
         (tmp_path / f"{name}.py").write_text("raise AssertionError('imported from here')")
     with running_service(tmp_path, "--checkpoint", str(checkpoint)) as service:
-        assert httpx.post(f"{service.url}/predict", content=picture).is_success
+        assert HTTP.post(f"{service.url}/predict", content=picture).is_success
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="this system does not tell who heeds a signal")
@@ -174,12 +174,12 @@ def test_a_checkpoint_that_the_tutorial_saves_beside_the_running_service_takes_o
     start: StartService, picture: bytes
 ) -> None:
     service = start()
-    shipped = httpx.post(f"{service.url}/predict", content=picture).json()["model"]["version"]
+    shipped = HTTP.post(f"{service.url}/predict", content=picture).json()["model"]["version"]
     arriving = service.log.parent / "arriving"
     torch.save(Net().state_dict(), arriving)  # without a card
     arriving.rename(service.log.parent / "cifar_net.pth")
-    wait_until(lambda: httpx.get(f"{service.url}/readyz").json()["model"]["version"] != shipped)
-    answer = httpx.post(f"{service.url}/predict?top_k=10", content=picture).json()
+    wait_until(lambda: HTTP.get(f"{service.url}/readyz").json()["model"]["version"] != shipped)
+    answer = HTTP.post(f"{service.url}/predict?top_k=10", content=picture).json()
     assert answer["model"]["version"] != shipped
     assert {"airplane", "truck"} < {entry["label"] for entry in answer["top"]}
     assert service.stop() == 0

@@ -19,7 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.integration.conftest import StartService
 from tests.integration.load import answer_to
-from tests.integration.running import RunningService, running_service, save_net, wait_until, worker_of
+from tests.integration.running import HTTP, RunningService, running_service, save_net, wait_until, worker_of
 from tests.pictures import draw_shape
 
 OURS = "https://ours.example"
@@ -34,7 +34,7 @@ def picture(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 def metrics(service: RunningService) -> dict[str, float]:
     """name{label,…} → value."""
-    page = httpx.get(f"{service.url}/metrics", timeout=30).raise_for_status()
+    page = HTTP.get(f"{service.url}/metrics", timeout=30).raise_for_status()
     assert page.headers["Content-Type"].startswith("text/plain; version=0.0.4")
     samples = [sample for family in text_string_to_metric_families(page.text) for sample in family.samples]
     return {",".join([sample.name, *sorted(sample.labels.values())]): sample.value for sample in samples}
@@ -59,7 +59,7 @@ def sample_line() -> dict[str, Any]:
 
 def predict(service: RunningService, picture: bytes, **headers: str) -> httpx.Response:
     named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return httpx.post(f"{service.url}/predict", content=picture, headers=named, timeout=60)
+    return HTTP.post(f"{service.url}/predict", content=picture, headers=named, timeout=60)
 
 
 @contextlib.contextmanager
@@ -102,7 +102,7 @@ def test_two_http_processes_are_one_sum(start: StartService, checkpoint: Path, p
         asked += 1
     written = next(line for line in lines(service) if line.get("path") == "/predict")
     assert {*written, "trace_id"} == set(sample_line()), "docs/operations.md shows a line as it is"
-    many = httpx.post(f"{service.url}/predict", files=[("files", picture), ("files", b"no picture")])
+    many = HTTP.post(f"{service.url}/predict", files=[("files", picture), ("files", b"no picture")])
     assert many.is_success
     assert predict(service, b"no picture").status_code == 422
     expected = {
@@ -171,7 +171,7 @@ def test_every_line_of_the_log_is_json_and_a_failed_request_is_found_by_its_id(
     trace = "0af7651916cd43dd8448eb211c80319c"
     predict(service, b"no picture", X_Request_ID="mine-1", traceparent=f"00-{trace}-b7ad6b7169203331-01")
     predict(service, picture, X_Request_ID="mine-2")
-    httpx.get(f"{service.url}/a%0Ab?secret=query")
+    HTTP.get(f"{service.url}/a%0Ab?secret=query")
     wait_until(lambda: "%0Ab" in service.log.read_text())
     written = lines(service)
     (refused,) = (line for line in written if line.get("request_id") == "mine-1")
@@ -208,8 +208,8 @@ def test_keys_are_replaced_without_a_restart_and_are_nowhere_in_the_log(
     wait_until(lambda: predict(guarded, picture, X_API_Key="old-secret").status_code == 401)
 
     for path in ("/livez", "/readyz", "/metrics"):
-        assert httpx.get(f"{guarded.url}{path}").is_success
-    assert httpx.get(f"{guarded.url}/openapi.json").status_code == 401
+        assert HTTP.get(f"{guarded.url}{path}").is_success
+    assert HTTP.get(f"{guarded.url}/openapi.json").status_code == 401
     assert "secret" not in guarded.log.read_text()
 
 
@@ -251,4 +251,4 @@ def test_other_origins_may_call_where_they_are_named_and_not_elsewhere(
     other = predict(guarded, picture, Origin="https://other.example", X_API_Key="kept")
     assert "Access-Control-Allow-Origin" not in other.headers
     asked = {"Origin": OURS, "Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "X-API-Key"}
-    assert httpx.options(f"{guarded.url}/predict", headers=asked).is_success
+    assert HTTP.options(f"{guarded.url}/predict", headers=asked).is_success

@@ -20,7 +20,15 @@ import pytest
 from models.card import ModelCard
 from models.checkpoint import load
 from tests.integration.load import Load
-from tests.integration.running import RunningService, free_port, run_command, running_service, save_net, wait_until
+from tests.integration.running import (
+    HTTP,
+    RunningService,
+    free_port,
+    run_command,
+    running_service,
+    save_net,
+    wait_until,
+)
 from tests.pictures import draw_shape, encode
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install '.[ray]'")
@@ -148,14 +156,14 @@ def test_a_start_that_fails_takes_nobody_elses_service_down(
     result = run_command("cifar-serve", "--engine", "ray", "--port", port, "--checkpoint", "damaged.pth", cwd=tmp_path)
     assert (result.returncode, "is damaged" in result.stderr) == (1, True)
     assert {"Classifier", "Ingress"} <= set(replicas_on(cluster.head_node))
-    assert httpx.post(f"{on_two_nodes.url}/predict", content=PICTURE).is_success
+    assert HTTP.post(f"{on_two_nodes.url}/predict", content=PICTURE).is_success
 
 
 def test_told_to_stop_it_leaves_the_cluster_as_it_was(cluster: Cluster, on_two_nodes: RunningService) -> None:
     assert on_two_nodes.stop() == 0
     assert replicas_on(cluster.head_node) == []
     with pytest.raises(httpx.ConnectError):
-        httpx.get(on_two_nodes.url)
+        HTTP.get(on_two_nodes.url)
 
 
 def test_without_a_cluster_it_says_so_and_ends(tmp_path: Path) -> None:

@@ -5,7 +5,6 @@ import base64
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import numpy as np
 import pytest
 import torch
@@ -15,7 +14,7 @@ from tritonclient.utils import InferenceServerException
 
 from models.checkpoint import load
 from models.pixels import decode
-from tests.integration.running import RunningService
+from tests.integration.running import HTTP, RunningService
 from tests.pictures import draw_shape, encode
 
 PICTURES = [encode(draw_shape(("circle", "square")[number % 2], number)) for number in range(70)]
@@ -101,7 +100,7 @@ def test_plain_json_takes_pictures_as_base64(service: RunningService, expected: 
         "shape": shape,
         "data": [base64.b64encode(p).decode() for p in PICTURES[:2]],
     }
-    answer = httpx.post(f"{service.url}/v2/models/{MODEL}/infer", json={"inputs": [tensor]}).json()
+    answer = HTTP.post(f"{service.url}/v2/models/{MODEL}/infer", json={"inputs": [tensor]}).json()
     outputs = {output["name"]: output for output in answer["outputs"]}
     assert list(outputs) == ["probabilities", "label", "class_id"]
     np.testing.assert_allclose(np.reshape(outputs["probabilities"]["data"], (2, 10)), expected[:2], atol=1e-5)

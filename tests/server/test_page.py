@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 
-from tests.integration.running import RunningService, wait_until
+from tests.integration.running import HTTP, RunningService, wait_until
 from tests.pictures import draw_flat, encode
 from tests.server.conftest import KEY, Open, drop, transfer
 
@@ -29,7 +29,7 @@ def test_a_dropped_picture_is_shown_as_the_model_sees_it_with_what_predict_says(
     page = open_page()
     drop(page, ship=SHIP)
     page.locator(".result h3").wait_for()
-    answer = httpx.post(f"{service.url}/predict?top_k=10", content=SHIP, headers={"X-API-Key": KEY}).json()
+    answer = HTTP.post(f"{service.url}/predict?top_k=10", content=SHIP, headers={"X-API-Key": KEY}).json()
     assert answer["label"] == "ship"
     assert shown_bars(page) == {each["label"]: f"{each['probability']:.1%}" for each in answer["top"]}
     assert page.locator(".result h3").inner_text() == f"ship {answer['confidence']:.1%}"
@@ -58,7 +58,7 @@ def test_a_bad_picture_is_told_in_the_services_own_words(service: RunningService
     page = open_page()
     drop(page, cut=SHIP[:1000])
     told = page.locator(".result .problem")
-    refusal = httpx.post(f"{service.url}/predict", content=SHIP[:1000], headers={"X-API-Key": KEY}).json()
+    refusal = HTTP.post(f"{service.url}/predict", content=SHIP[:1000], headers={"X-API-Key": KEY}).json()
     told.wait_for()
     assert told.inner_text() == refusal["detail"]
     assert page.locator(".result .details").inner_text() == "cut"
@@ -74,7 +74,7 @@ def test_a_bad_picture_is_told_in_the_services_own_words(service: RunningService
 
 def test_an_answer_that_the_service_is_unsure_of_says_so_aloud_too(service: RunningService, open_page: Open) -> None:
     green = encode(draw_flat(4, 0))
-    answer = httpx.post(f"{service.url}/predict", content=green, headers={"X-API-Key": KEY}).json()
+    answer = HTTP.post(f"{service.url}/predict", content=green, headers={"X-API-Key": KEY}).json()
     assert answer["uncertain"]
     page = open_page()
     drop(page, green=green)
@@ -100,7 +100,7 @@ def test_an_explanation_comes_on_demand_and_counts_as_no_prediction(service: Run
 
 
 def counted_images(service: RunningService) -> float:
-    page = httpx.get(f"{service.url}/metrics").text
+    page = HTTP.get(f"{service.url}/metrics").text
     return float(re.findall(r"^cifar_images_total (\S+)", page, re.MULTILINE)[0])
 
 
@@ -121,7 +121,7 @@ def test_the_card_is_shown_with_its_interval_its_classes_and_its_confusions(
     service: RunningService, open_page: Open
 ) -> None:
     page = open_page()
-    scores = httpx.get(f"{service.url}/card", headers={"X-API-Key": KEY}).json()["card"]["scores"]
+    scores = HTTP.get(f"{service.url}/card", headers={"X-API-Key": KEY}).json()["card"]["scores"]
     model = page.locator("#model")
     model.locator(".score", has_text=f"{scores['accuracy']:.1%}").wait_for()
     low, high = scores["interval"]
@@ -200,22 +200,22 @@ def test_the_page_is_small_and_needs_no_key_but_what_it_asks_does(service: Runni
     files = [*STATIC.iterdir(), *SAMPLES.iterdir()]
     assert sum(path.stat().st_size for path in files) < 100_000
     for path in ["/", *(f"/static/{file.name}" for file in STATIC.iterdir())]:
-        answer = httpx.get(f"{service.url}{path}")
+        answer = HTTP.get(f"{service.url}{path}")
         assert answer.status_code == 200
         policy = answer.headers["Content-Security-Policy"]
         assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self';")
         assert "unsafe" not in policy
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
         assert httpx.head(f"{service.url}{path}").headers["Content-Length"] == str(len(answer.content))
-        again = httpx.get(f"{service.url}{path}", headers={"If-None-Match": answer.headers["ETag"]})
+        again = HTTP.get(f"{service.url}{path}", headers={"If-None-Match": answer.headers["ETag"]})
         assert again.status_code == 304
     for path in ("/static/none.js", "/static/../page.py", "/static/%2e%2e%2fpage.py"):
-        assert httpx.get(f"{service.url}{path}").status_code in (401, 404)
+        assert HTTP.get(f"{service.url}{path}").status_code in (401, 404)
     for path in ("/card", "/samples", "/samples/ship.svg"):
-        assert httpx.get(f"{service.url}{path}").status_code == 401
-        assert httpx.get(f"{service.url}{path}", headers={"X-API-Key": KEY}).status_code == 200
+        assert HTTP.get(f"{service.url}{path}").status_code == 401
+        assert HTTP.get(f"{service.url}{path}", headers={"X-API-Key": KEY}).status_code == 200
     for path in ("/preview", "/explain"):
-        assert httpx.post(f"{service.url}{path}", content=SHIP).status_code == 401
+        assert HTTP.post(f"{service.url}{path}", content=SHIP).status_code == 401
 
 
 def test_without_a_key_nothing_is_open_but_probes_metrics_and_the_page(service: RunningService) -> None:

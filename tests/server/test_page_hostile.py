@@ -3,13 +3,12 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-import httpx
 import pytest
 
 from models.architectures.net import Net
 from models.card import ModelCard, Scores, Training
 from models.checkpoint import save
-from tests.integration.running import RunningService, running_service
+from tests.integration.running import HTTP, RunningService, running_service
 from tests.pictures import draw_shape
 from tests.server.conftest import Open, drop
 from tests.server.test_page import SHIP
@@ -84,5 +83,5 @@ def test_a_picture_with_a_script_opened_by_itself_does_not_run_it(service: Runni
 @pytest.mark.parametrize("name", ["%2e%2e/net.pth", "..%2fnet.pth", "%2fetc%2fpasswd", "a%00b"])
 def test_no_path_leads_out_of_the_samples_or_to_another_model(service: RunningService, name: str) -> None:
     for folder in ("samples", "static", "v2/models", "v1/models"):
-        assert httpx.get(f"{service.url}/{folder}/{name}").status_code == 404
-    assert httpx.post(f"{service.url}/v2/repository/models/{name}/load").status_code == 404
+        assert HTTP.get(f"{service.url}/{folder}/{name}").status_code == 404
+    assert HTTP.post(f"{service.url}/v2/repository/models/{name}/load").status_code == 404
