@@ -57,7 +57,7 @@ def chosen_before(state: dict[str, Any] | None, device: torch.device) -> Executi
     execution = Execution(*state["execution"])
     if state.get("device") == device.type and execution.threads <= torch.get_num_threads():
         return execution
-    distributed.say("This run began on another machine: its result may differ in the last digits")
+    distributed.say("This run began on another machine: its result may differ")
     return None
 
 

@@ -26,7 +26,9 @@ from training.recipe import Recipe
 from training.resume import SavedRun, signals_put_off
 from training.updates import Updates
 
-_WINDOW_IMAGES = 400  # of 32×32, normalised at once: enough to make it cheap, few enough for the processor's cache
+# Of 32×32, normalised at once: on the CPU enough to make it cheap, few enough for its cache. Elsewhere many, since the
+# device is waited for after each window, when its losses are read.
+_WINDOW_IMAGES, _DEVICE_WINDOW_IMAGES = 400, 10_000
 
 OnLoss = Callable[[int, int, float], None]
 OnEpoch = Callable[[Epoch], object]
@@ -69,7 +71,7 @@ def train(
         run = Run(classifier, examples, recipe, seed, execution)
         if state:
             run.restore(state)
-            advance((run.epoch - 1) * epoch_images + run.windows * run.window_images, "")
+            advance((run.epoch - 1) * epoch_images + run.images, "")
         while run.epoch <= recipe.epochs and not told_to_stop():
             epochs = len(run.history)
             for losses in run.rest_of_epoch(on_loss):
@@ -91,9 +93,10 @@ class Run:
         self, classifier: Classifier, examples: Examples, recipe: Recipe, seed: int, execution: Execution
     ) -> None:
         self.history: list[Epoch] = []
-        self.epoch, self.windows, self.seconds = 1, 0, 0.0
-        window_images = _WINDOW_IMAGES * 32**2 // classifier.card.input_size**2
-        self.window_images = max(1, window_images // recipe.batch_size) * recipe.batch_size
+        self.epoch, self.images, self.seconds = 1, 0, 0.0  # images of this epoch that are done
+        window_images = _WINDOW_IMAGES if classifier.mean.device.type == "cpu" else _DEVICE_WINDOW_IMAGES
+        window_images = window_images * 32**2 // classifier.card.input_size**2
+        self._window_images = max(1, window_images // recipe.batch_size) * recipe.batch_size
         self._batches, self._loss = 0, 0.0  # of this epoch, and the sum over them
         self._running_loss = 0.0  # since the last report
         self._classifier, self._recipe, self._execution = classifier, recipe, execution
@@ -115,7 +118,7 @@ class Run:
             "epochs_draws": self._epochs_draws,
             "execution": tuple(self._execution),  # another number of threads adds up in another order
             "device": self._classifier.mean.device.type,
-            "place": (self.epoch, self.windows, self.seconds, self._batches, self._loss, self._running_loss),
+            "place": (self.epoch, self.images, self.seconds, self._batches, self._loss, self._running_loss),
             "history": [tuple(epoch) for epoch in self.history],
         }
 
@@ -125,7 +128,7 @@ class Run:
         self._draws.set_state(state["draws"])
         torch.set_rng_state(state["torch_draws"])
         self._epochs_draws = state["epochs_draws"]
-        self.epoch, self.windows, self.seconds, self._batches, self._loss, self._running_loss = state["place"]
+        self.epoch, self.images, self.seconds, self._batches, self._loss, self._running_loss = state["place"]
         self.history = [Epoch(*epoch) for epoch in state["history"]]
 
     def note(self, loss: float) -> str:
@@ -142,20 +145,20 @@ class Run:
         order = images[torch.randperm(len(images), generator=draws)]
         if len(order) > self._recipe.batch_size:  # a last batch of few images would spoil the statistics of BatchNorm
             order = torch.cat([order, order[: -len(order) % self._recipe.batch_size]])
-        if not self.windows:
+        if not self.images:
             self._draws.set_state(draws.get_state())
         started, seconds = time.perf_counter(), self.seconds
-        windows = torch.split(order, self.window_images)
-        for window in windows[self.windows :]:
+        for start in range(self.images, len(order), self._window_images):
+            window = order[start : start + self._window_images]
             losses = self._train_on(window)
-            self.windows += 1
+            self.images += len(window)
             self.seconds = seconds + time.perf_counter() - started
             _refuse_divergence(losses, self.epoch, self._recipe)
-            self._report(losses, on_loss, last=self.windows == len(windows))
+            self._report(losses, on_loss, last=self.images == len(order))
             yield losses
         loss = self._loss / self._batches
         self.history.append(Epoch(self.epoch, loss, self._update.learning_rate, self._validate(), self.seconds))
-        self.epoch, self.windows, self._batches, self._loss, self._running_loss = self.epoch + 1, 0, 0, 0.0, 0.0
+        self.epoch, self.images, self._batches, self._loss, self._running_loss = self.epoch + 1, 0, 0, 0.0, 0.0
         self._epochs_draws = self._draws.get_state()
 
     def _train_on(self, images: torch.Tensor) -> list[float]:

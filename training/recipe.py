@@ -30,7 +30,9 @@ class Recipe:
         description="part of the training images kept back, to choose and to set the temperature by",
     )
 
-    optimizer: Literal["sgd", "adam"] = Field(default="sgd", description="sgd or adam")
+    optimizer: Literal["sgd", "adam", "muon"] = Field(
+        default="sgd", description="sgd, adam, or muon: for the weights of layers, with sgd for all else"
+    )
     learning_rate: float = Field(gt=0, description="of an update, at its highest")
     schedule: Literal["constant", "triangle"] = Field(
         default="triangle", description="constant, or triangle: up for a fifth of the updates, then down to 0"
@@ -41,6 +43,8 @@ class Recipe:
         default=1, gt=0, description="the learning rate of batch normalisations' biases is so many times the others'"
     )
     weight_decay: float = Field(default=0, ge=0, description="part of a weight that is added to its gradient")
+    muon_learning_rate: float = Field(default=0.02, gt=0, description="the learning rate of muon, at its highest")
+    muon_weight_decay: float = Field(default=0.1, ge=0, description="as weight_decay, but to muon's step")
     label_smoothing: float = Field(
         default=0, ge=0, lt=1, description="probability of a label that is spread over all classes"
     )

@@ -1,4 +1,4 @@
-"""How the weights change: the loss, the optimizer, its schedule, and the precision of the arithmetic."""
+"""How the weights change: the loss, the optimizers, their schedule, and the precision of the arithmetic."""
 
 import copy
 import inspect
@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from models.classifier import Classifier, autocast
 from training import distributed
 from training.execution import there_and_back
+from training.muon import Muon
 from training.recipe import Recipe
 
 _RISE = 0.2  # the part of the updates in which a triangle's learning rate rises
@@ -24,7 +25,7 @@ Optimizer = TypeVar("Optimizer", bound=torch.optim.Optimizer)
 
 
 class Updates:
-    """The `count` updates of a run by `recipe` on images of these `labels`; each is one call of the optimizer."""
+    """The `count` updates of a run by `recipe` on images of these `labels`; each is one step of the optimizers."""
 
     def __init__(self, classifier: Classifier, recipe: Recipe, count: int, labels: torch.Tensor) -> None:
         self._recipe, self._device = recipe, classifier.mean.device
@@ -32,17 +33,19 @@ class Updates:
         net = compiled(classifier, recipe) if recipe.compile else classifier.net
         self._net = distributed.parallel(net, self._device)  # the last, so that each can do without compiling
         self._criterion = make_criterion(recipe, labels.to(self._device))
-        self._optimizer = make_optimizer(classifier.net, recipe)
-        self._schedule = LambdaLR(self._optimizer, partial(learning_rate_factor, recipe, count))
+        self._optimizers = make_optimizers(classifier.net, recipe)
+        factor = partial(learning_rate_factor, recipe, count)
+        self._schedules = [LambdaLR(optimizer, factor) for optimizer in self._optimizers]
         scaled = recipe.precision == "float16"  # its smallest numbers would be 0 unscaled
-        if scaled and recipe.optimizer == "sgd":  # the kernel makes them unfilled, also where the scaler skips its step
-            for parameter in filter(lambda each: each.requires_grad, classifier.net.parameters()):
-                self._optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        if scaled and recipe.optimizer != "adam":  # sgd's kernel makes them unfilled, even where its step is skipped
+            for parameter in (each for group in self._optimizers[0].param_groups for each in group["params"]):
+                if parameter.requires_grad:
+                    self._optimizers[0].state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         self._scaler = torch.amp.GradScaler(self._device.type, _FIRST_SCALE, enabled=scaled)
 
     @property
     def learning_rate(self) -> float:
-        return float(self._schedule.get_last_lr()[-1])
+        return float(self._schedules[0].get_last_lr()[-1])
 
     def __call__(self, batches: Iterable[tuple[torch.Tensor, torch.Tensor, float]]) -> list[float]:
         """One update for each batch of inputs, float32 [B, 3, H, W], and of targets; returns their losses.
@@ -51,28 +54,33 @@ class Updates:
         """
         losses = []
         for inputs, targets, weight in batches:
-            self._optimizer.zero_grad()
+            for optimizer in self._optimizers:
+                optimizer.zero_grad()
             with autocast(self._device, self._recipe.precision):
                 outputs = self._net(inputs)
             loss = self._criterion(outputs.float(), targets)
             if weight != 1:
                 loss = loss * weight
             self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-            self._scaler.step(self._optimizer)
+            for optimizer, schedule in zip(self._optimizers, self._schedules, strict=True):
+                self._scaler.step(optimizer)
+                schedule.step()
             self._scaler.update()
-            self._schedule.step()
             losses.append(loss.detach())  # read below: reading it here would wait for the device at every step
         read: list[float] = (distributed.summed(torch.stack(losses)) / distributed.size()).tolist()
         return read
 
+    @property
+    def _parts(self) -> tuple[Any, ...]:
+        return *self._optimizers, *self._schedules, self._scaler
+
     def state(self) -> dict[str, Any]:
         """Plain values and tensors, for `restore`."""
-        parts = (self._optimizer, self._schedule, self._scaler)
-        return {type(part).__name__: part.state_dict() for part in parts}
+        return {"parts": [part.state_dict() for part in self._parts]}
 
     def restore(self, state: dict[str, Any]) -> None:
-        for part in (self._optimizer, self._schedule, self._scaler):
-            if saved := state[type(part).__name__]:  # nothing of a scaler that was not needed where the run began
+        for part, saved in zip(self._parts, state["parts"], strict=True):
+            if saved:  # nothing of a scaler that was not needed where the run began
                 part.load_state_dict(saved)
 
 
@@ -93,21 +101,25 @@ def make_criterion(recipe: Recipe, labels: torch.Tensor) -> Callable[[torch.Tens
     return criterion
 
 
-def make_optimizer(net: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+def make_optimizers(net: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
+    """The recipe's own; with muon, which is for the weights of layers, after sgd for all others."""
     rate, decay, factor = recipe.learning_rate, recipe.weight_decay, recipe.norm_bias_factor
     norms = [module for module in net.modules() if isinstance(module, nn.modules.batchnorm._NormBase)]
     biases = [norm.bias for norm in norms if norm.bias is not None]
-    of_norms = set(biases)
+    by_muon = [each for each in net.parameters() if each.requires_grad and each.dim() > 1]
+    by_muon = by_muon if recipe.optimizer == "muon" else []
+    apart = {*biases, *by_muon}
     # With SGD the same decay at an update for all, which is what learning rate and decay come to.
     groups: list[dict[str, Any]] = [
         {"params": biases, "lr": rate * factor, "weight_decay": decay / factor},
-        {"params": [parameter for parameter in net.parameters() if parameter not in of_norms]},
+        {"params": [parameter for parameter in net.parameters() if parameter not in apart]},
     ]
     nesterov = recipe.nesterov and recipe.momentum > 0  # of nothing there is no such step
     # fused: one kernel for all parameters; the update is the optimizer's own.
     if recipe.optimizer == "adam":
-        return uncompiled(torch.optim.Adam)(groups, rate, weight_decay=decay, fused=True)
-    return uncompiled(torch.optim.SGD)(groups, rate, recipe.momentum, 0, decay, nesterov, fused=True)
+        return [uncompiled(torch.optim.Adam)(groups, rate, weight_decay=decay, fused=True)]
+    sgd = uncompiled(torch.optim.SGD)(groups, rate, recipe.momentum, 0, decay, nesterov, fused=True)
+    return [sgd, uncompiled(Muon)(by_muon, recipe.muon_learning_rate, recipe.muon_weight_decay)] if by_muon else [sgd]
 
 
 def uncompiled(optimizer: type[Optimizer]) -> type[Optimizer]:

@@ -10,8 +10,9 @@ import torch
 from models.architectures import build
 from models.card import ModelCard
 from models.classifier import Classifier, has
+from training.muon import Muon, orthogonal
 from training.recipe import FAST, NET_BEST, TUTORIAL, Recipe
-from training.updates import Updates, compiled, learning_rate_factor, make_criterion, make_optimizer
+from training.updates import Updates, compiled, learning_rate_factor, make_criterion, make_optimizers
 
 BATCH = (torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(0)), torch.arange(8), 1.0)
 
@@ -30,7 +31,7 @@ def classifier_of(recipe: Recipe) -> Classifier:
 
 def test_only_the_biases_of_normalisations_learn_faster_and_all_decay_alike() -> None:
     net = build("airbench", num_classes=10)
-    optimizer = make_optimizer(net, FAST)
+    (optimizer,) = make_optimizers(net, FAST)
     rates = {id(weight): group["lr"] for group in optimizer.param_groups for weight in group["params"]}
     decays = [group["lr"] * group["weight_decay"] for group in optimizer.param_groups]
     assert decays == pytest.approx([FAST.learning_rate * FAST.weight_decay] * 2)
@@ -61,7 +62,39 @@ def test_adam_makes_torchs_own_updates() -> None:
         torch.testing.assert_close(mine, theirs)
 
 
-@pytest.mark.parametrize("recipe", [FAST, replace(FAST, optimizer="adam", learning_rate=0.001)])
+def test_muon_is_for_the_weights_of_layers_and_sgd_for_all_else() -> None:
+    net = build("airbench", num_classes=10)
+    sgd, muon = make_optimizers(net, replace(FAST, optimizer="muon"))
+    by_sgd, by_muon = ({id(each) for group in one.param_groups for each in group["params"]} for one in (sgd, muon))
+    assert not by_sgd & by_muon
+    for name, parameter in net.named_parameters():
+        assert id(parameter) in (by_muon if parameter.dim() > 1 and parameter.requires_grad else by_sgd), name
+
+
+@pytest.mark.parametrize("shape", [(8, 40), (40, 8)])
+def test_muon_makes_torchs_own_steps_but_for_their_rounding(shape: tuple[int, int]) -> None:
+    draws = torch.Generator().manual_seed(0)
+    ours, theirs = (torch.nn.Parameter(torch.ones(shape)) for _ in range(2))
+    optimizers = Muon([ours], 0.1, 0.2), torch.optim.Muon([theirs], 0.1, 0.2)
+    for _ in range(5):
+        ours.grad = theirs.grad = torch.randn(shape, generator=draws)
+        for optimizer in optimizers:
+            optimizer.step()
+    assert (ours - theirs).norm() < 0.01 * (theirs - 1).norm(), "torch computes in bfloat16"
+
+
+@pytest.mark.parametrize("shape", [(8, 40), (40, 8), (10, 10)])
+def test_what_is_orthogonal_has_no_direction_much_longer_than_another(shape: tuple[int, int]) -> None:
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    u, _, v = torch.linalg.svd(matrix, full_matrices=False)
+    found = u.T @ orthogonal(matrix) @ v.T  # in the directions of the matrix's own
+    assert 0.6 < found.diag().min() <= found.diag().max() < 1.3
+    assert (found - found.diag().diag()).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize(
+    "recipe", [FAST, replace(FAST, optimizer="adam", learning_rate=0.001), replace(FAST, optimizer="muon")]
+)
 def test_updates_go_on_from_their_state_as_if_they_had_not_stopped(recipe: Recipe) -> None:
     one = classifier_of(recipe).train()
     updates = Updates(one, recipe, count=4, labels=BATCH[1])
@@ -108,7 +141,8 @@ def test_the_learning_rate_is_never_higher_than_at_its_highest(updates: int) -> 
 
 
 def test_without_momentum_there_is_no_nesterov() -> None:
-    (biases, others) = make_optimizer(build("net", num_classes=2), replace(NET_BEST, momentum=0)).param_groups
+    (sgd,) = make_optimizers(build("net", num_classes=2), replace(TUTORIAL, nesterov=True, momentum=0))
+    biases, others = sgd.param_groups
     assert (biases["nesterov"], others["nesterov"], others["momentum"]) == (False, False, 0)
 
 
