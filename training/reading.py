@@ -33,7 +33,8 @@ def read(root: Path, names: Sequence[str], size: int) -> Images:
     pixels, digests, broken = np.empty((len(names), size, size, 3), np.uint8), [bytes(32)] * len(names), []
     for index, name in enumerate(names):
         try:
-            content = (root / name).read_bytes()
+            with open(f"{root}/{name}", "rb", buffering=0) as file:  # half the time of Path.read_bytes
+                content = file.read()
             digests[index] = hashlib.sha256(content).digest()
             pixels[index] = decode(content, size)
         except ImageError as error:
