@@ -97,15 +97,16 @@ TUTORIAL = Recipe(
     report_every=2000,
 )
 
-# Of what it adds, translation is worth most, then weight decay, then more epochs.
+# Of what it adds, translation is worth most, then muon, which halves the epochs, then weight decay.
 NET_BEST = Recipe(
     name="net-best",
     summary="the tutorial's own network, trained as one does today",
-    epochs=29,
+    epochs=20,
     batch_size=256,
     validation=0.02,
+    optimizer="muon",
     learning_rate=0.1,
-    weight_decay=5e-4,
+    weight_decay=1e-3,
     flip="alternating",
     translate=2,
     precision="bfloat16",
