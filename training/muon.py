@@ -1,10 +1,10 @@
-"""Muon: momentum whose every step turns and stretches a layer's weights alike in all directions.
+"""Muon: momentum that is made orthogonal, so that a layer's weights change alike in all directions.
 
 Jordan et al., Muon: An optimizer for hidden layers in neural networks, 2024. torch.optim.Muon takes matrices alone, and
 computes in bfloat16, for which a processor that only imitates it needs longer than for the rest of an update.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ class Muon(torch.optim.Optimizer):
         super().__init__(weights, {"lr": lr, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+    def step(self) -> None:  # type: ignore[override]  # without a closure, which nobody has here
         for group in self.param_groups:
             for weight in group["params"]:
                 if weight.grad is not None:
@@ -40,10 +40,13 @@ class Muon(torch.optim.Optimizer):
 
 def orthogonal(matrix: torch.Tensor) -> torch.Tensor:
     """float32 [m, n] → about the nearest matrix that has no direction longer than another (Newton and Schulz)."""
-    wide = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-    x = wide / (wide.norm() + 1e-7)
+    if matrix.shape[0] > matrix.shape[1]:
+        return orthogonal(matrix.T).T
+    matrix = matrix / (matrix.norm() + 1e-7)
+    gram = matrix @ matrix.T
+    identity = product = torch.eye(len(matrix), device=matrix.device)
+    # Each step makes X of (A + B X Xᵀ + C (X Xᵀ)²) X. Those factors are small; X, which is not, is multiplied once.
     for _ in range(_STEPS):
-        gram = x @ x.T
-        x = _A * x + (_B * gram + _C * gram @ gram) @ x
-    found: torch.Tensor = x if wide is matrix else x.T
-    return found
+        factor = _A * identity + _B * gram + _C * gram @ gram
+        product, gram = factor @ product, factor @ gram @ factor
+    return product @ matrix

@@ -38,9 +38,9 @@ class Updates:
         self._schedules = [LambdaLR(optimizer, factor) for optimizer in self._optimizers]
         scaled = recipe.precision == "float16"  # its smallest numbers would be 0 unscaled
         if scaled and recipe.optimizer != "adam":  # sgd's kernel makes them unfilled, even where its step is skipped
-            for parameter in (each for group in self._optimizers[0].param_groups for each in group["params"]):
-                if parameter.requires_grad:
-                    self._optimizers[0].state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+            sgd = self._optimizers[0]
+            for parameter in (each for group in sgd.param_groups for each in group["params"] if each.requires_grad):
+                sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
         self._scaler = torch.amp.GradScaler(self._device.type, _FIRST_SCALE, enabled=scaled)
 
     @property
@@ -106,8 +106,8 @@ def make_optimizers(net: nn.Module, recipe: Recipe) -> list[torch.optim.Optimize
     rate, decay, factor = recipe.learning_rate, recipe.weight_decay, recipe.norm_bias_factor
     norms = [module for module in net.modules() if isinstance(module, nn.modules.batchnorm._NormBase)]
     biases = [norm.bias for norm in norms if norm.bias is not None]
-    by_muon = [each for each in net.parameters() if each.requires_grad and each.dim() > 1]
-    by_muon = by_muon if recipe.optimizer == "muon" else []
+    has_muon = recipe.optimizer == "muon"
+    by_muon = [each for each in net.parameters() if has_muon and each.requires_grad and each.dim() > 1]
     apart = {*biases, *by_muon}
     # With SGD the same decay at an update for all, which is what learning rate and decay come to.
     groups: list[dict[str, Any]] = [
