@@ -26,9 +26,9 @@ from training.recipe import Recipe
 from training.resume import SavedRun, signals_put_off
 from training.updates import Updates
 
-# Of 32×32, normalised at once: on the CPU enough to make it cheap, few enough for its cache. Elsewhere many, since the
-# device is waited for after each window, when its losses are read.
-_WINDOW_IMAGES, _DEVICE_WINDOW_IMAGES = 400, 10_000
+# Of 32×32, normalised at once: on the CPU enough to make it cheap, few enough for its cache. Elsewhere more, since the
+# device is waited for after each window, when its losses are read; a signal is heeded then too.
+_WINDOW_IMAGES, _DEVICE_WINDOW_IMAGES = 400, 2000
 
 OnLoss = Callable[[int, int, float], None]
 OnEpoch = Callable[[Epoch], object]
@@ -101,7 +101,7 @@ class Run:
         self._running_loss = 0.0  # since the last report
         self._classifier, self._recipe, self._execution = classifier, recipe, execution
         self._examples = examples._replace(pixels=_near(examples.pixels, classifier.mean.device))
-        # On the CPU, so that every device sees the same images in one order.
+        # On the CPU, so that every device sees the same images in one order (moved otherwise, by windows of its size).
         self._draws = torch.Generator().manual_seed(seed)
         self._augment = Augmentation(recipe, len(examples.labels), self._draws)
         self._epochs_draws = self._draws.get_state()  # as they were when the epoch began
@@ -221,7 +221,8 @@ def _free_bytes(gpu: torch.device) -> int:
 
 def _refuse_divergence(losses: list[float], epoch: int, recipe: Recipe) -> None:
     if not math.isfinite(sum(losses)):
+        field = "muon_learning_rate" if recipe.optimizer == "muon" else "learning_rate"
         raise TrainingError(
             f"the loss became {sum(losses)} in epoch {epoch}, which no training mends: try another --seed, or a "
-            f"--learning-rate below {recipe.learning_rate:g}"
+            f"--{field.replace('_', '-')} below {getattr(recipe, field):g}"
         )

@@ -31,9 +31,9 @@ class Recipe:
     )
 
     optimizer: Literal["sgd", "adam", "muon"] = Field(
-        default="sgd", description="sgd, adam, or muon: for the weights of layers, with sgd for all else"
+        default="sgd", description="sgd, adam, or muon, which leaves to sgd what has one dimension, such as biases"
     )
-    learning_rate: float = Field(gt=0, description="of an update, at its highest")
+    learning_rate: float = Field(gt=0, description="of an update of sgd or adam, at its highest")
     schedule: Literal["constant", "triangle"] = Field(
         default="triangle", description="constant, or triangle: up for a fifth of the updates, then down to 0"
     )
@@ -42,9 +42,11 @@ class Recipe:
     norm_bias_factor: float = Field(
         default=1, gt=0, description="the learning rate of batch normalisations' biases is so many times the others'"
     )
-    weight_decay: float = Field(default=0, ge=0, description="part of a weight that is added to its gradient")
-    muon_learning_rate: float = Field(default=0.02, gt=0, description="the learning rate of muon, at its highest")
-    muon_weight_decay: float = Field(default=0.1, ge=0, description="as weight_decay, but to muon's step")
+    weight_decay: float = Field(
+        default=0, ge=0, description="part of a weight that is added to its gradient (sgd, adam)"
+    )
+    muon_learning_rate: float = Field(default=0.02, gt=0, description="of an update of muon, at its highest")
+    muon_weight_decay: float = Field(default=0.1, ge=0, description="part of a weight that is added to its step (muon)")
     label_smoothing: float = Field(
         default=0, ge=0, lt=1, description="probability of a label that is spread over all classes"
     )
@@ -97,7 +99,7 @@ TUTORIAL = Recipe(
     report_every=2000,
 )
 
-# Of what it adds, translation is worth most, then muon, which halves the epochs, then weight decay.
+# Of what it adds, translation is worth most, then muon, which halves the epochs, then muon's weight decay.
 NET_BEST = Recipe(
     name="net-best",
     summary="the tutorial's own network, trained as one does today",

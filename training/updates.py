@@ -41,11 +41,14 @@ class Updates:
             sgd = self._optimizers[0]
             for parameter in (each for group in sgd.param_groups for each in group["params"] if each.requires_grad):
                 sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        if scaled:
+            for optimizer in self._optimizers:
+                optimizer._opt_called = True  # type: ignore[attr-defined]  # LambdaLR warns where the first is skipped
         self._scaler = torch.amp.GradScaler(self._device.type, _FIRST_SCALE, enabled=scaled)
 
     @property
     def learning_rate(self) -> float:
-        return float(self._schedules[0].get_last_lr()[-1])
+        return float(self._schedules[-1].get_last_lr()[-1])
 
     def __call__(self, batches: Iterable[tuple[torch.Tensor, torch.Tensor, float]]) -> list[float]:
         """One update for each batch of inputs, float32 [B, 3, H, W], and of targets; returns their losses.
@@ -102,7 +105,7 @@ def make_criterion(recipe: Recipe, labels: torch.Tensor) -> Callable[[torch.Tens
 
 
 def make_optimizers(net: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """The recipe's own; with muon, which is for the weights of layers, after sgd for all others."""
+    """The recipe's own; with muon, which is for what has two dimensions or more, after sgd for all else."""
     rate, decay, factor = recipe.learning_rate, recipe.weight_decay, recipe.norm_bias_factor
     norms = [module for module in net.modules() if isinstance(module, nn.modules.batchnorm._NormBase)]
     biases = [norm.bias for norm in norms if norm.bias is not None]

@@ -64,7 +64,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     checkpoint = folder / "cifar_net.pth"
     shutil.copy(TUTORIAL_NET, checkpoint)
     shutil.copy(card_path(TUTORIAL_NET), card_path(checkpoint))
-    flags = ["--checkpoint", str(checkpoint), "--http-processes", "1", "--workers", "1"]
+    flags = ["--checkpoint", str(checkpoint)]
     limits = ["--max-waiting-images", "4", "--deadline-s", "2"]
     with (
         running_service(folder, *flags, *limits) as service,

@@ -23,7 +23,8 @@ from models.checkpoint import save
 
 COMMANDS = Path(sys.executable).parent
 # A connection for each request, as httpx.get has it, which reads the certificates of the whole web each time: 50 ms.
-HTTP = httpx.Client(verify=False, limits=httpx.Limits(max_keepalive_connections=0))
+# This one has none, and so refuses all that is not plain HTTP.
+HTTP = httpx.Client(verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), limits=httpx.Limits(max_keepalive_connections=0))
 
 
 @dataclass
@@ -70,7 +71,7 @@ def running_service(
         process = subprocess.Popen(
             [*inside, COMMANDS / "cifar-serve", "--port", str(port), *flags],
             cwd=folder,
-            env={"CIFAR_WORKERS": "1", "CIFAR_HTTP_PROCESSES": "1", **os.environ},
+            env={**os.environ, "CIFAR_WORKERS": "1", "CIFAR_HTTP_PROCESSES": "1"},
             stdout=output,
             stderr=output,
             start_new_session=True,

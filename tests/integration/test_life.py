@@ -143,7 +143,8 @@ def test_while_it_runs_its_temporary_folder_is_locked_for_what_removes_old_files
 def test_nothing_is_imported_from_where_it_is_started(tmp_path: Path, checkpoint: Path, picture: bytes) -> None:
     for name in ("models", "torch", "server"):
         (tmp_path / f"{name}.py").write_text("raise AssertionError('imported from here')")
-    with running_service(tmp_path, "--checkpoint", str(checkpoint)) as service:
+    as_many_as_fit = ("--workers", "auto", "--http-processes", "auto")
+    with running_service(tmp_path, "--checkpoint", str(checkpoint), *as_many_as_fit) as service:
         assert HTTP.post(f"{service.url}/predict", content=picture).is_success
 
 

@@ -206,7 +206,7 @@ def test_the_page_is_small_and_needs_no_key_but_what_it_asks_does(service: Runni
         assert policy.startswith("default-src 'none'; script-src 'self'; style-src 'self';")
         assert "unsafe" not in policy
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
-        assert httpx.head(f"{service.url}{path}").headers["Content-Length"] == str(len(answer.content))
+        assert HTTP.head(f"{service.url}{path}").headers["Content-Length"] == str(len(answer.content))
         again = HTTP.get(f"{service.url}{path}", headers={"If-None-Match": answer.headers["ETag"]})
         assert again.status_code == 304
     for path in ("/static/none.js", "/static/../page.py", "/static/%2e%2e%2fpage.py"):

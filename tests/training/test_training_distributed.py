@@ -66,7 +66,7 @@ for arguments in runs[-1:] if again else runs:
 EVERYTHING = ["net-best", "--epochs", "20", "--batch-size", "31", "--flip", "random", "--cutout", "4"]
 EVERYTHING += ["--label-smoothing", "0.1", "--report-every", "1", "--precision", "float32"]
 CUT = [*EVERYTHING, "--epochs", "200"]  # enough for a cable to be cut in the middle
-# 4 + 3; rounding has not yet grown in so few updates, as it does in muon's.
+# 4 + 3; in so few updates of sgd rounding has not yet grown, while muon's make it grow at once.
 UNEQUAL = [*EVERYTHING, "--epochs", "3", "--batch-size", "7", "--optimizer", "sgd"]
 TUTORIAL = ["tutorial", "--seed", "3"]  # 65 images in batches of 4: the last is of one, and filled up
 # Unsure: every bit shows in its scores.

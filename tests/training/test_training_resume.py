@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -137,7 +138,9 @@ def stop_after(epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("training.run.print_epoch", print_and_stop)
 
 
-def test_what_a_network_draws_itself_goes_on_too() -> None:
+def test_in_the_middle_of_an_epoch_it_goes_on_with_what_a_network_draws_itself_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def begin() -> Run:
         torch.manual_seed(0)
         net = nn.Sequential(nn.Flatten(), nn.Linear(3072, 8), nn.Dropout(), nn.Linear(8, 10))
@@ -145,18 +148,22 @@ def test_what_a_network_draws_itself_goes_on_too() -> None:
         execution = Execution(threads=1, onednn=True, channels_last=False)
         return Run(Classifier(net, ModelCard()).train(), examples, TUTORIAL, 0, execution)
 
-    def an_epoch_more(run: Run) -> tuple[Epoch, ...]:
-        list(run.rest_of_epoch(lambda *_: None))
+    def to_its_end(windows: Iterator[list[float]], run: Run) -> tuple[Epoch, ...]:
+        list(windows)
         return tuple(epoch._replace(seconds=0) for epoch in run.history)
 
     pixels = torch.randint(0, 256, (64, 32, 32, 3), dtype=torch.uint8)
+    monkeypatch.setattr("training.loop._WINDOW_IMAGES", 16)
     never = begin()
-    an_epoch_more(never)
+    to_its_end(never.rest_of_epoch(lambda *_: None), never)
+    windows = never.rest_of_epoch(lambda *_: None)
+    next(windows)
     state = copy.deepcopy(never.state())
-    both = an_epoch_more(never)
+    both = to_its_end(windows, never)
+    monkeypatch.setattr("training.loop._WINDOW_IMAGES", 32)  # as on another device
     resumed = begin()
     resumed.restore(state)
-    assert an_epoch_more(resumed) == both
+    assert to_its_end(resumed.rest_of_epoch(lambda *_: None), resumed) == both
 
 
 def test_a_stopped_run_leaves_everything_as_it_was() -> None:

@@ -11,7 +11,7 @@ from models.architectures import build
 from models.card import ModelCard
 from models.classifier import Classifier, has
 from training.muon import Muon, orthogonal
-from training.recipe import FAST, NET_BEST, TUTORIAL, Recipe
+from training.recipe import FAST, NET_BEST, TUTORIAL, Recipe, change
 from training.updates import Updates, compiled, learning_rate_factor, make_criterion, make_optimizers
 
 BATCH = (torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(0)), torch.arange(8), 1.0)
@@ -121,8 +121,9 @@ def test_bfloat16_makes_nearly_the_same_updates_and_leaves_float32_weights() -> 
     assert losses["float32"][-1] < losses["float32"][0] - 0.05
 
 
-def test_an_overflow_in_the_first_update_leaves_nothing_behind() -> None:
-    recipe = replace(TUTORIAL, precision="float16")
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "muon"])
+def test_an_overflow_in_the_first_update_leaves_nothing_behind(optimizer: str) -> None:
+    recipe = change(TUTORIAL, {"precision": "float16", "optimizer": optimizer})
     classifier = classifier_of(recipe).train()
     before = copy.deepcopy(classifier)
     updates = Updates(classifier, recipe, count=3, labels=BATCH[1])
