@@ -156,7 +156,7 @@ def test_scores_are_those_of_the_checkpoint_normalisations_included(
 def test_a_signal_to_one_stops_both_and_they_go_on_to_the_same_bytes(two: tuple[Path, str, str]) -> None:
     folder, _, said = two
     for rank in "01":
-        assert (folder / rank / "statuses").read_text().split()[:6] == ["0", "0", "0", "0", "143", "0"]
+        assert (folder / rank / "statuses").read_text().split()[:7] == ["0", "0", "0", "0", "0", "143", "0"]
     assert (
         said.count("cifar-train 0: terminated; stopped.pth was not written: the same command with --resume goes on")
         == 1
@@ -175,7 +175,7 @@ def test_a_process_that_is_killed_is_replaced_and_the_run_goes_on_to_the_same_by
     assert (folder / "0" / "killed.pth").read_bytes() == (folder / "0" / "everything.pth").read_bytes()
     assert said.count("cifar-train 0: another process of this run was lost or does not answer (") == 1
     assert said.count("cifar-train ") == 2, "that, and one of the run that was stopped"
-    assert printed.count("[1,     1] loss: ") == 4, "each run began once: unequal, everything, stopped, killed"
+    assert printed.count("[1,     1] loss: ") == 5, "each run began once: unequal, muon, everything, stopped, killed"
 
 
 @pytest.fixture
