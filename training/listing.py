@@ -36,4 +36,4 @@ def print_recipes(chosen: Recipe) -> None:
     print(f"Measured on CIFAR-10's JPEG copy and {_HARDWARE}; n is how many seeds. No figure: not measured.")
     print(f"Fields of {chosen.name} (cifar-train {chosen.name} --field value):")
     for name, meaning in FIELDS.items():
-        print(f"  --{name.replace('_', '-'):16} {getattr(chosen, name)!s:12} {meaning}")
+        print(f"  --{name.replace('_', '-'):18} {getattr(chosen, name)!s:12} {meaning}")
