@@ -57,9 +57,8 @@ def train(
 
     `seed` sets the order of the images and how they are augmented. `on_loss` is called with epoch and mini-batch, both
     from 1, and the mean loss since the last report: every `recipe.report_every` mini-batches, and at the end of a
-    shorter epoch; `on_epoch` after every epoch. The run is written to `saved` then, and where a signal ends it; with
-    that `state` it goes on, on such a machine to the very weights it would have come to. Raises TrainingError where the
-    loss stops being a number, or the run cannot be saved.
+    shorter epoch; `on_epoch` after each epoch. `saved` gets the run then, and where a signal ends it; with that `state`
+    it goes on, on such a machine to the same weights. Raises TrainingError of a loss that is no number, or a full disk.
     """
     classifier.train()
     epoch_images = math.ceil(len(examples.images) / recipe.batch_size) * recipe.batch_size

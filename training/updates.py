@@ -77,12 +77,12 @@ class Updates:
     def _parts(self) -> tuple[Any, ...]:
         return *self._optimizers, *self._schedules, self._scaler
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> list[dict[str, Any]]:
         """Plain values and tensors, for `restore`."""
-        return {"parts": [part.state_dict() for part in self._parts]}
+        return [part.state_dict() for part in self._parts]
 
-    def restore(self, state: dict[str, Any]) -> None:
-        for part, saved in zip(self._parts, state["parts"], strict=True):
+    def restore(self, state: list[dict[str, Any]]) -> None:
+        for part, saved in zip(self._parts, state, strict=True):
             if saved:  # nothing of a scaler that was not needed where the run began
                 part.load_state_dict(saved)
 
