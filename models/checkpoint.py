@@ -8,6 +8,7 @@ import io
 import json
 import logging
 import os
+import re
 import tempfile
 import time
 import zipfile
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from models.classifier import Classifier
 
 _OTHER_HALF_S = 1.0  # a writer renames the two files one after the other: how long a reader waits for the second
-_MOST_CARD_BYTES = 16 * 2**20  # one of 1,000 classes has some 10 million, for its confusion matrix
+_MOST_CARD_BYTES = 16 * 2**20  # one of 2,000 classes has some 10 million, for its confusion matrix
 _MOST_SAID = 1000  # characters of a sentence that quotes a file
 _ZIP = b"PK\x03\x04"  # what torch.save writes; it looks for these bytes too
 
@@ -48,6 +49,7 @@ def save(path: Path, net: "torch.nn.Module", card: ModelCard) -> ModelCard:
     weights = buffer.getvalue()
     card = card.model_copy(update={"sha256": hashlib.sha256(weights).hexdigest()})
     text = json.dumps(card.model_dump(), indent=2, ensure_ascii=False) + "\n"
+    text = re.sub(r"\[\n[^]\[{}\"]+\]", lambda numbers: "".join(numbers[0].split()), text)  # on one line, thousands too
     write_atomically({path: weights, card_path(path): text.encode(errors="replace")})  # a path need not be UTF-8
     return card
 

@@ -121,8 +121,8 @@ def _by_torchrun() -> bool:
 
 
 def _what_is_left(output: Path) -> str:
-    to_resume = ": the same command with --resume goes on" if resume_path(output).exists() else ""
-    return f"{output} was not written{to_resume}"
+    to_resume = "the same command with --resume goes on"
+    return to_resume if resume_path(output).exists() else f"{output} was not written"
 
 
 class _Terminated(KeyboardInterrupt):

@@ -62,7 +62,8 @@ def chosen_before(state: dict[str, Any] | None, device: torch.device) -> Executi
 
 
 def choose(classifier: Classifier, recipe: Recipe) -> Execution:
-    channels_last = takes_channels_last(classifier)
+    # On MPS the gradients of BatchNorm and MaxPool are wrong that way, or crash (pytorch issues 175189 and 175190).
+    channels_last = classifier.mean.device.type != "mps" and takes_channels_last(classifier)
     all_cores, one_core = (
         Execution(count, onednn=True, channels_last=channels_last) for count in (torch.get_num_threads(), 1)
     )

@@ -19,6 +19,7 @@ from training.errors import DataError
 from training.progress import progress_bar
 from training.reading import read_on_all_cores
 
+_MOST_CLASSES = 2000  # a model card has a confusion matrix, and a limit that hostile ones do not pass
 HELD_OUT = 0.2  # of a class's images, where the folder has no test part
 
 
@@ -85,6 +86,8 @@ def _check_classes(folder: Path, classes: dict[str, list[str]]) -> None:
         )
     if len(classes) == 1:
         raise DataError(f"{folder} has only one class, {next(iter(classes))}: a classifier needs two or more")
+    if len(classes) > _MOST_CLASSES:
+        raise DataError(f"{folder} has {len(classes):,} classes, and a model card has room for {_MOST_CLASSES:,}")
     if unnamed := [name for name in classes if name != name.encode(errors="replace").decode()]:
         raise DataError(f"the name of a class of {folder} is not UTF-8: rename {unnamed[0]!a}")
 

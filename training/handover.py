@@ -12,6 +12,7 @@ from training.distributed import say
 from training.errors import TrainingError
 from training.options import Options, held_out_path, resume_path
 from training.promotion import promote
+from training.resume import signals_put_off
 
 
 def hand_over(classifier: Classifier, card: ModelCard, data: Data, options: Options) -> None:
@@ -19,6 +20,8 @@ def hand_over(classifier: Classifier, card: ModelCard, data: Data, options: Opti
     if options.promote:
         say(f"Saved {options.output} and {card_path(options.output)}")
     promoted = promote(options.promote, classifier, card, data, options.if_better) if options.promote else None
+    for number in (signal.SIGINT, signal.SIGTERM):  # so near to its end, a run that is told to stop ends as it would
+        signal.signal(number, signal.SIG_IGN)
     # Not before: where it fails, --resume promotes. Perhaps not there: another run with this --output has ended.
     resume_path(options.output).unlink(missing_ok=True)
     if promoted:
@@ -29,15 +32,14 @@ def hand_over(classifier: Classifier, card: ModelCard, data: Data, options: Opti
 
 def write_checkpoint(output: Path, classifier: Classifier, card: ModelCard, data: Data) -> ModelCard:
     """The checkpoint, its card, and which images were held out where we chose them; the card. Raises TrainingError."""
-    for number in (signal.SIGINT, signal.SIGTERM):  # the last seconds of a run belong together: all of them or none
-        signal.signal(number, signal.SIG_IGN)
     try:
-        card = save(output, classifier.net, card)
-        if data.split_here:
-            listing = "".join(f"{name}\n" for name in data.test_files)
-            write_atomically({held_out_path(output): listing.encode(errors="surrogateescape")})
-        else:
-            held_out_path(output).unlink(missing_ok=True)  # another run's, which held out other images
+        with signals_put_off():
+            card = save(output, classifier.net, card)
+            if data.split_here:
+                listing = "".join(f"{name}\n" for name in data.test_files)
+                write_atomically({held_out_path(output): listing.encode(errors="surrogateescape")})
+            else:
+                held_out_path(output).unlink(missing_ok=True)  # another run's, which held out other images
     except OSError as error:
         raise TrainingError(
             f"{output} cannot be written ({error.strerror}): make room, and go on with --resume"

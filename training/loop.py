@@ -122,13 +122,20 @@ class Run:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        self._classifier.net.load_state_dict(state["net"])
-        self._update.restore(state["updates"])
-        self._draws.set_state(state["draws"])
-        torch.set_rng_state(state["torch_draws"])
-        self._epochs_draws = state["epochs_draws"]
-        self.epoch, self.images, self.seconds, self._batches, self._loss, self._running_loss = state["place"]
-        self.history = [Epoch(*epoch) for epoch in state["history"]]
+        """Raises TrainingError of one that another version of the network, or of this program, has left."""
+        try:
+            self._classifier.net.load_state_dict(state["net"])
+            self._update.restore(state["updates"])
+            self._draws.set_state(state["draws"])
+            torch.set_rng_state(state["torch_draws"])
+            self._epochs_draws = state["epochs_draws"]
+            self.epoch, self.images, self.seconds, self._batches, self._loss, self._running_loss = state["place"]
+            self.history = [Epoch(*epoch) for epoch in state["history"]]
+        except (LookupError, RuntimeError, TypeError, ValueError):
+            raise TrainingError(
+                "the run to go on with was of another version of the network, or of this program: train anew without "
+                "--resume"
+            ) from None
 
     def note(self, loss: float) -> str:
         """Where it is, for a progress bar; the accuracy is that on the validation images after the last epoch."""

@@ -14,6 +14,7 @@ from models.classifier import Classifier
 from training.data import Data
 from training.errors import TrainingError
 from training.evaluation import evaluate
+from training.resume import signals_put_off
 
 
 def promote(path: Path, classifier: Classifier, card: ModelCard, data: Data, if_better: bool) -> str:
@@ -27,7 +28,8 @@ def promote(path: Path, classifier: Classifier, card: ModelCard, data: Data, if_
         with _alone_in(path.parent):  # or another run's, better than this one, might come between comparing and saving
             if if_better and (reason := _not_better(path, card, data, classifier.mean.device)):
                 return f"Not promoted: {reason}"
-            save(path, classifier.net, card)
+            with signals_put_off():
+                save(path, classifier.net, card)
     except OSError as error:
         raise TrainingError(f"{path} cannot be written: {error.strerror}. The run's own checkpoint is whole") from None
     return f"Promoted to {path}"

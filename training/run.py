@@ -1,6 +1,7 @@
 """One training run from the data to the checkpoint: read, train, score, save, report."""
 
 import platform
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -42,8 +43,10 @@ if TYPE_CHECKING:
 def out_of_memory_told() -> Iterator[None]:
     try:
         yield
-    except torch.OutOfMemoryError:  # a GPU's
-        raise TrainingError("the GPU has too little memory: choose a smaller --batch-size or --image-size") from None
+    except (MemoryError, RuntimeError) as error:  # torch has a class of its own for CUDA alone
+        if isinstance(error, RuntimeError) and not re.search("out of memory|can't allocate memory", str(error)):
+            raise
+        raise TrainingError("there is too little memory: choose a smaller --batch-size or --image-size") from None
 
 
 @distributed.together()

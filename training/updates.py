@@ -85,6 +85,11 @@ class Updates:
         for part, saved in zip(self._parts, state, strict=True):
             if saved:  # nothing of a scaler that was not needed where the run began
                 part.load_state_dict(saved)
+        for optimizer in self._optimizers:  # whose kernels ask for the layout of the weights, another on other machines
+            for parameter, values in optimizer.state.items():
+                for name, value in values.items():
+                    if value.shape == parameter.shape:
+                        values[name] = torch.empty_like(parameter).copy_(value)
 
 
 def make_criterion(recipe: Recipe, labels: torch.Tensor) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:

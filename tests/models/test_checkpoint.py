@@ -12,7 +12,7 @@ from torch import nn
 
 from models.architectures import build
 from models.architectures.net import Net
-from models.card import CIFAR10_CLASSES, ModelCard
+from models.card import CIFAR10_CLASSES, ModelCard, Scores
 from models.checkpoint import CheckpointError, card_path, load, save
 
 
@@ -46,6 +46,19 @@ def test_the_card_comes_back_with_the_weights_hash(saved: Path) -> None:
     assert card.mean == (0.4, 0.5, 0.6)
     assert card.sha256
     assert card.sha256.startswith(card.version)
+
+
+def test_the_confusion_matrix_of_2000_classes_fits_into_a_card(tmp_path: Path) -> None:
+    classes = tuple(f"class {number}" for number in range(2000))
+    confusion = ((50,) * len(classes),) * len(classes)
+    scores = Scores(
+        data="all wrong", n=1, accuracy=0, interval=(0, 1), per_class={"class 0": 0}, calibration_error=0,
+        confusion=confusion,
+    )  # fmt: skip
+    save(tmp_path / "net.pth", Net(num_classes=2000), ModelCard(classes=classes, scores=scores))
+    there = load(tmp_path / "net.pth").card.scores
+    assert there
+    assert there.confusion == confusion
 
 
 def test_a_card_of_other_weights_is_left_out_saying_so(saved: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -42,6 +42,13 @@ def test_a_class_name_that_no_card_can_hold_is_refused(draw_folder: Draw) -> Non
     assert refusal(root).endswith(r"is not UTF-8: rename 'caf\udce9'")
 
 
+def test_more_classes_than_a_card_has_room_for_are_refused(tmp_path: Path) -> None:
+    for number in range(2001):
+        (tmp_path / str(number)).mkdir()
+        (tmp_path / str(number) / "1.png").touch()
+    assert refusal(tmp_path).endswith("has 2,001 classes, and a model card has room for 2,000")
+
+
 def test_a_single_class_is_refused(draw_folder: Draw) -> None:
     root = draw_folder()
     shutil.rmtree(root / "square")

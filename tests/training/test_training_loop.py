@@ -145,9 +145,8 @@ def test_an_epoch_too_short_for_a_report_has_one_at_its_end() -> None:
     assert said == [(1, 203), (2, 203)]
 
 
-@pytest.mark.parametrize("rate", [1e30, math.inf])
-def test_a_loss_that_is_no_number_ends_the_training(rate: float) -> None:
-    recipe = replace(TUTORIAL, learning_rate=rate)
+def test_a_loss_that_is_no_number_ends_the_training() -> None:
+    recipe = replace(TUTORIAL, learning_rate=1e30)
     with pytest.raises(TrainingError, match=r"^the loss became nan in epoch 1, .*--learning-rate below"):
         train(fresh_classifier(), EXAMPLES, recipe, 0, on_loss=lambda epoch, batch, loss: None)
 

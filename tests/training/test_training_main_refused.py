@@ -53,6 +53,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_no_file(draw_folder: Draw, capsy
         (["--output", "net-0.1"], "net-0.1 does not end in .pth; name it net-0.1.pth"),
         (["--epochs", "0"], "--epochs: Input should be greater than or equal to 1, not '0'"),
         (["--flip", "sideways"], "--flip: Input should be 'none', 'random' or 'alternating', not 'sideways'"),
+        (["--learning-rate", "inf"], "--learning-rate: Input should be a finite number, not 'inf'"),
         (["--seed", "-1"], "--seed"),
         (["--if-better"], "--if-better says when to promote: add --promote PATH"),
         (["--device", "abacus"], "'abacus' is not one of auto, cpu, cuda, cuda:N, mps"),
@@ -89,15 +90,6 @@ def test_a_network_that_does_not_fit_the_classes_is_refused_before_the_data_is_r
     assert "ten answers an image with an array of (1, 10), where num_classes=2 asks for (1, 2): give its" in said
     said = refusal(capsys, 1, "--data", "nowhere", "--architecture", "none")
     assert "none fails: TypeError" in said
-
-
-def test_one_image_that_cannot_be_normalised_is_one_sentence(
-    draw_folder: Draw, capsys: pytest.CaptureFixture[str]
-) -> None:
-    draw_folder()
-    one = ["fast", "--data", "shapes", "--image-size", "16", "--batch-size", "1", "--no-report"]
-    for precision in ("float32", "bfloat16"):
-        assert "choose another --batch-size" in refusal(capsys, 1, *one, "--precision", precision)
 
 
 def test_cifar10_has_one_size(capsys: pytest.CaptureFixture[str]) -> None:

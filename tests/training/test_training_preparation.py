@@ -13,8 +13,10 @@ from models.card import SHIPPED, TUTORIAL_NET, ModelCard
 from models.checkpoint import load, save
 from models.classifier import has
 from training.__main__ import main
+from training.errors import TrainingError
 from training.preparation import _normalisation, weights_to_start_from
 from training.recipe import RECIPES
+from training.run import out_of_memory_told
 
 Draw = Callable[..., Path]
 ONE_CARD = "--output cifar_net.pth would have the same model card, cifar_net.json: give --output another name"
@@ -113,11 +115,19 @@ def test_what_cannot_work_is_refused_before_anything_is_read(
     assert capsys.readouterr().err == f"cifar-train: {sentence}\n"
 
 
+def test_too_little_memory_is_one_sentence() -> None:
+    with pytest.raises(TrainingError, match="too little memory: choose a smaller --batch-size"), out_of_memory_told():
+        torch.empty(2**60)
+    with pytest.raises(RuntimeError, match="must match the size"), out_of_memory_told():
+        torch.ones(2) + torch.ones(3)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_batch_of_one_image_that_cannot_be_normalised_is_one_sentence(
-    draw_folder: Draw, capsys: pytest.CaptureFixture[str]
+    precision: str, draw_folder: Draw, capsys: pytest.CaptureFixture[str]
 ) -> None:
     draw_folder(per_class=20)  # 32 to train on
-    small = ["--image-size", "16", "--batch-size", "1", "--epochs", "1", "--precision", "float32", "--no-report"]
+    small = ["--image-size", "16", "--batch-size", "1", "--epochs", "1", "--precision", precision, "--no-report"]
     assert main(["fast", "--data", "shapes", *small]) == 1
     said = capsys.readouterr()
     assert "--validation 0.02 keeps no image of classes this small" in said.out

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,28 @@ def test_while_one_run_compares_and_promotes_no_other_does(monkeypatch: pytest.M
     monkeypatch.setattr(promotion, "evaluate", evaluate_as_another_comes)
     assert main([*RUN, "--if-better"]) == 0
     assert others_are_kept_out
+
+
+def test_ctrl_c_while_it_compares_loses_nothing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    guessing = serve_one_that_says(0)
+
+    def evaluate_and_interrupt(*arguments: Any) -> Scores:
+        signal.raise_signal(signal.SIGINT)
+        return evaluate(*arguments)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(promotion, "evaluate", evaluate_and_interrupt)
+            assert main([*RUN, "--if-better"]) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert capsys.readouterr().err == "cifar-train: stopped; the same command with --resume goes on\n"
+    assert served() == guessing
+    assert main([*RUN, "--if-better", "--resume"]) == 0
+    assert served() == load(Path("new.pth")).card.version
 
 
 def test_one_that_answers_nan_is_replaced() -> None:

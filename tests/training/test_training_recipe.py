@@ -27,23 +27,8 @@ def test_a_recipe_with_validation_images_puts_its_temperature_and_threshold_into
 ) -> None:
     monkeypatch.chdir(tmp_path)
     draw_folder(per_class=50)
-    assert (
-        main(
-            [
-                "net-best",
-                "--data",
-                "shapes",
-                "--epochs",
-                "2",
-                "--validation",
-                "0.25",
-                "--tta-below",
-                "0.8",
-                "--no-report",
-            ]
-        )
-        == 0
-    )
+    command = "net-best --data shapes --epochs 2 --validation 0.25 --tta-below 0.8 --no-report"
+    assert main(command.split()) == 0
     card = load(Path("cifar_net.pth")).card
     assert card.training is not None
     assert (card.training.images, card.training.validation_images, card.tta_below) == (60, 20, 0.8)
@@ -80,6 +65,7 @@ def test_list_shows_every_recipe_and_the_fields_of_one_as_changed(capsys: pytest
     assert main(["net-best", "--translate", "3", "--list"]) == 0
     shown = capsys.readouterr().out
     assert all(f"  {name} " in shown for name in RECIPES)
+    assert "74.8 ± 0.2 % (n = 5), 148 s\n" in shown
     assert re.search(r"--translate +3 +images are shifted", shown)
     assert set(re.findall(r"^  --([a-z-]+)", shown, re.MULTILINE)) == {name.replace("_", "-") for name in FIELDS}
 

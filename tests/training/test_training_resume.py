@@ -19,6 +19,7 @@ from models.checkpoint import load
 from models.classifier import Classifier
 from tests.pictures import draw_shape
 from training.__main__ import main
+from training.errors import TrainingError
 from training.execution import Execution
 from training.history import Epoch
 from training.loop import Examples, Run
@@ -164,6 +165,9 @@ def test_in_the_middle_of_an_epoch_it_goes_on_with_what_a_network_draws_itself_t
     resumed = begin()
     resumed.restore(state)
     assert to_its_end(resumed.rest_of_epoch(lambda *_: None), resumed) == both
+    for part in ("net", "updates", "place", "history"):
+        with pytest.raises(TrainingError, match="another version of the network, or of this program: train anew"):
+            begin().restore(state | {part: {"": ""}})
 
 
 def test_a_stopped_run_leaves_everything_as_it_was() -> None:
@@ -177,13 +181,7 @@ def test_a_stopped_run_leaves_everything_as_it_was() -> None:
                 sys.executable,
                 "-m",
                 "training",
-                "--data",
-                "shapes",
-                "--output",
-                "out/net.pth",
-                "--epochs",
-                "1000000",
-                "--no-report",
+                *["--data", "shapes", "--output", "out/net.pth", "--epochs", "1000000", "--no-report"],
             ],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -197,7 +195,7 @@ def test_a_stopped_run_leaves_everything_as_it_was() -> None:
         assert line.rstrip("\n").isprintable()  # without a terminal: no bar, no colours
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=30)
-    left = "out/net.pth was not written: the same command with --resume goes on"
+    left = "the same command with --resume goes on"
     assert (process.returncode, errors) == (130, f"cifar-train: stopped; {left}\n")
     assert sorted(path.name for path in Path("out").iterdir()) == ["net.pth", "net.resume"]
     assert Path("out/net.pth").read_text() == "an older checkpoint"

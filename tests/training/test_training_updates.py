@@ -62,6 +62,22 @@ def test_adam_makes_torchs_own_updates() -> None:
         torch.testing.assert_close(mine, theirs)
 
 
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "muon"])
+def test_updates_go_on_alike_where_the_weights_lie_otherwise_in_memory(optimizer: str) -> None:
+    recipe = change(TUTORIAL, {"optimizer": optimizer})
+    here, there = classifier_of(recipe).train(), classifier_of(recipe).train()
+    here.net.to(memory_format=torch.channels_last)
+    updates = Updates(here, recipe, count=4, labels=BATCH[1])
+    updates([BATCH] * 2)
+    there.net.load_state_dict(here.net.state_dict())
+    elsewhere = Updates(there, recipe, count=4, labels=BATCH[1])
+    elsewhere.restore(copy.deepcopy(updates.state()))
+    for each in (updates, elsewhere):
+        each([BATCH] * 2)
+    for mine, theirs in zip(there.net.parameters(), here.net.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
 def test_muon_is_for_the_weights_of_layers_and_sgd_for_all_else() -> None:
     net = build("airbench", num_classes=10)
     sgd, muon = make_optimizers(net, replace(FAST, optimizer="muon"))
