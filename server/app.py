@@ -106,18 +106,12 @@ class ClassifierServer(litserve.LitServer):
 
     def _start_worker(self, worker_id: int) -> BaseProcess:
         """As LitServe does, but for what its process is: one that is spawned would first import torch, for seconds."""
-        self.workers_setup_status[f"predict_{worker_id}"] = WorkerSetupStatus.STARTING
-        device = self._inference_workers_config_for_api(self._api.api_path)[worker_id]
-        arguments = (
-            self._api,
-            device[0] if len(device) == 1 else device,
-            worker_id,
-            self._get_request_queue(self._api.api_path),
-            self._transport,
-            self.workers_setup_status,
-            self._callback_runner,
-            self.restart_workers,
-        )
+        path, status = self._api.api_path, self.workers_setup_status
+        status[f"predict_{worker_id}"] = WorkerSetupStatus.STARTING
+        device = self._inference_workers_config_for_api(path)[worker_id]
+        device = device[0] if len(device) == 1 else device
+        rest = self._get_request_queue(path), self._transport, status, self._callback_runner, self.restart_workers
+        arguments = (self._api, device, worker_id, *rest)
         process: BaseProcess = self._processes.Process(target=inference_worker, args=arguments)
         process.start()
         return process

@@ -4,6 +4,7 @@ from collections.abc import Awaitable
 from typing import Any
 
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import Lifespan, Receive, Scope, Send
 
 from server.engine import Engine
@@ -11,7 +12,7 @@ from server.middleware import Boundary
 from server.routes import add_routes
 from server.routing import Routes
 from server.schemas import with_keys
-from server.security import OPEN_PATHS, ApiKeys, allow_origins
+from server.security import OPEN_PATHS, ApiKeys
 from server.service import Service
 from server.settings import Settings
 
@@ -40,5 +41,11 @@ def build_app(settings: Settings, engine: Engine, lifespan: Lifespan[Any]) -> Ap
     app.wants_key = bool(keys)
     app.middleware_stack = Boundary(routes, keys, settings)
     if settings.cors_origins:
-        app.middleware_stack = allow_origins(app.middleware_stack, settings.cors_origins)
+        app.middleware_stack = CORSMiddleware(
+            app.middleware_stack,
+            allow_origins=[origin.strip() for origin in settings.cors_origins.split(",")],
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=["X-Request-ID", "Retry-After", "Inference-Header-Content-Length"],
+        )
     return app

@@ -5,55 +5,50 @@ every network on every engine, at the price of GRID x GRID of them.
 """
 
 import math
+import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from models.card import ModelCard
 from models.pixels import Pixels
 from server.errors import BadRequest
 from server.service import Service
+from server.settings import Settings
 
 GRID = 16  # places of the square in a row, and in a column
 _COVERED = 3 / 8  # of the picture's side: with less, a network that is sure finds enough beside the square
 
 
-@dataclass(frozen=True, slots=True)
-class Explanation:
-    """covered: float32 [GRID, GRID], the probability of one class while a square covers each place.
+async def explain(service: Service, pixels: Pixels, class_id: str | None, settings: Settings) -> dict[str, Any]:
+    """uint8 [H, W, 3], as the model takes it → what speaks for this class, or for the most probable one: as
+    schemas.Explained has it.
 
-    Where it is lower than `probability`, what is covered speaks for the class; where it is higher, against it.
-    """
-
-    covered: npt.NDArray[np.float32]
-    class_id: int
-    probability: float  # of the class, with nothing covered
-    card: ModelCard
-
-
-async def explain(service: Service, pixels: Pixels, class_id: int | None, batch_size: int) -> Explanation:
-    """uint8 [H, W, 3], as the model takes it → what speaks for this class, or for the most probable one.
-
-    No more than `batch_size` pictures at a time are with the workers, so that others' requests get between.
+    No more than a batch of pictures is with the workers at a time, so that others' requests get between.
     Raises InferenceFailed, or BadRequest where the model that answers has no such class.
     """
     while True:
         answers = [await service.probe(pixels[None])]
-        answers += [await service.probe(batch) for batch in occlude(pixels, batch_size)]
+        card, (probabilities,) = answers[0].card, answers[0].probabilities
+        explained = int(probabilities.argmax()) if class_id is None else _read_class_id(class_id, len(card.classes))
+        answers += [await service.probe(batch) for batch in occlude(pixels, settings.max_batch_size)]
         if len({answer.card.version for answer in answers}) == 1:  # else the model changed on the way
             break
-    probabilities = np.concatenate([answer.probabilities for answer in answers])
-    explained = int(probabilities[0].argmax()) if class_id is None else class_id
-    if explained >= probabilities.shape[1]:  # it had, when it was asked for
-        raise no_such_class(str(class_id), probabilities.shape[1])
-    plain, *covered = probabilities[:, explained]
-    return Explanation(np.reshape(covered, (GRID, GRID)), explained, float(plain), answers[0].card)
+    of_class = np.concatenate([answer.probabilities for answer in answers])[:, explained]
+    plain, *covered = of_class.astype(float).round(6).tolist()
+    return {
+        "label": card.classes[explained],
+        "class_id": explained,
+        "probability": plain,
+        "covered": np.reshape(covered, (GRID, GRID)).tolist(),
+        "model": {"name": settings.model_name, "version": card.version},
+    }
 
 
-def no_such_class(class_id: str, classes: int) -> BadRequest:
-    return BadRequest(f"class_id must be a whole number from 0 to {classes - 1}, not {class_id[:20]!r}")
+def _read_class_id(text: str, classes: int) -> int:
+    if not re.fullmatch("[0-9]{1,9}", text) or int(text) >= classes:
+        raise BadRequest(f"class_id must be a whole number from 0 to {classes - 1}, not {text[:20]!r}")
+    return int(text)
 
 
 def occlude(pixels: Pixels, batch_size: int) -> Iterator[Pixels]:

@@ -141,7 +141,7 @@ class LiveModel:
         where there were two: one may have been killed for another reason.
         """
         note, files, ended = self._last_good.with_suffix(".trying"), repr(self._files), 0
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):  # it is not there, or its writer was cut short
             worker, before, noted = note.read_text().split(" ", 2)
             if noted == files:
                 ended = int(before) + (not _lives(int(worker)))

@@ -6,7 +6,6 @@ import logging
 import random
 import re
 import time
-from dataclasses import dataclass
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -37,14 +36,15 @@ class Boundary:
     def __init__(self, app: ASGIApp, keys: ApiKeys, settings: Settings) -> None:
         self._app = app
         self._keys = keys
-        self._bodies = _Bodies(settings.max_body_bytes, settings.max_waiting_bytes)
+        self.max_body_bytes, self.max_waiting_bytes = settings.max_body_bytes, settings.max_waiting_bytes
+        self.waiting_bytes = 0  # of all bodies that are under way
         self._log_all = settings.access_log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         started = time.perf_counter()
-        exchange = _Exchange(scope, receive, send, self._bodies)
+        exchange = _Exchange(scope, receive, send, self)
         scope["state"]["task"] = asyncio.current_task()
         SEEN.in_flight += 1
         try:
@@ -62,7 +62,7 @@ class Boundary:
                 raise
         finally:
             SEEN.in_flight -= 1
-            self._bodies.held -= exchange.received
+            self.waiting_bytes -= exchange.received
             seconds = time.perf_counter() - started
             status = exchange.status
             SEEN.request(scope["route"].path if "route" in scope else _NO_ROUTE, status, seconds)
@@ -70,21 +70,12 @@ class Boundary:
                 exchange.log(seconds)
 
 
-@dataclass(slots=True)
-class _Bodies:
-    """The bytes of all request bodies that are under way, and their limits: of one, and of all together."""
-
-    most_of_one: int
-    most: int
-    held: int = 0
-
-
 class _Exchange:
     """One request and its answer, watched on their way through."""
 
     __slots__ = (
         "_announced",
-        "_bodies",
+        "_boundary",
         "_encoding",
         "_receive",
         "_scope",
@@ -95,7 +86,7 @@ class _Exchange:
         "status",
     )
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, bodies: _Bodies) -> None:
+    def __init__(self, scope: Scope, receive: Receive, send: Send, boundary: Boundary) -> None:
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.id = self.headers.get(b"x-request-id", b"")
         if not _SANE_REQUEST_ID.fullmatch(self.id):
@@ -103,7 +94,7 @@ class _Exchange:
         scope.setdefault("state", {})["request_id"] = self.id.decode()
         self.status = 0  # until an answer begins
         self._scope, self._receive, self._send = scope, receive, send
-        self._bodies = bodies
+        self._boundary = boundary
         self._announced = int(self.headers.get(b"content-length", b"0"))  # a number, as the HTTP parser has made sure
         self._encoding = self.headers.get(b"content-encoding", b"").lower()
         self.received = 0  # bytes of the body
@@ -111,7 +102,7 @@ class _Exchange:
     async def receive(self) -> Message:
         """The next part of the body. Raises PayloadTooLarge, before the first byte where the length is announced, or
         QueueFull where the bodies of all requests together are too large, or UnsupportedMediaType."""
-        if self._announced > self._bodies.most_of_one:
+        if self._announced > self._boundary.max_body_bytes:
             raise self._too_large()
         if self._encoding not in (b"", b"identity"):
             raise UnsupportedMediaType(
@@ -120,15 +111,15 @@ class _Exchange:
         message = await self._receive()
         size = len(message.get("body", b""))
         self.received += size
-        self._bodies.held += size
-        if self.received > self._bodies.most_of_one:
+        self._boundary.waiting_bytes += size
+        if self.received > self._boundary.max_body_bytes:
             raise self._too_large()
-        if self._bodies.held > self._bodies.most:
+        if self._boundary.waiting_bytes > self._boundary.max_waiting_bytes:
             raise QueueFull("bytes")
         return message
 
     def _too_large(self) -> PayloadTooLarge:
-        return PayloadTooLarge(f"the body is over {self._bodies.most_of_one:,} bytes, the largest that is taken")
+        return PayloadTooLarge(f"the body is over {self._boundary.max_body_bytes:,} bytes, the largest that is taken")
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":

@@ -2,8 +2,8 @@
 
 import asyncio
 import io
-import os
 from pathlib import Path
+from typing import Any
 
 from fastapi import APIRouter
 from PIL import Image
@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 
-from server.explain import Explanation, explain, no_such_class
+from server.explain import explain
 from server.requests import read_body
 from server.routing import json_response, problems, within
 from server.schemas import EXPLAIN_OPENAPI, PREVIEW_OPENAPI, Card, Explained
@@ -71,14 +71,10 @@ def _add_samples(router: APIRouter, folder: Path) -> None:
 def find_samples(folder: Path) -> list[str]:
     """The paths, within the folder, of at most 20 of the pictures in it and below, evenly from all of them."""
     pictures = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SHOWN_BY_BROWSERS)
-    names = [path.relative_to(folder).as_posix() for path in pictures if _is_utf8(path)]
+    names = [path.relative_to(folder).as_posix() for path in pictures]
+    names = [name for name in names if name == name.encode(errors="ignore").decode()]  # JSON can have it
     every = -(-len(names) // _MOST_SAMPLES) or 1
     return names[::every]
-
-
-def _is_utf8(path: Path) -> bool:
-    """Whether JSON can name it."""
-    return str(path).encode(errors="ignore") == os.fsencode(path)
 
 
 async def _file(files: StaticFiles, name: str, request: Request) -> Response:
@@ -125,32 +121,10 @@ def _add_explanation(router: APIRouter, service: Service, settings: Settings) ->
         summary="Which parts of a picture speak for a class",
     )
     async def explain_picture(request: Request) -> Response:
-        class_id = _read_class_id(request, len(service.card.classes))
-
-        async def explain_body(body: bytes) -> Explanation:
+        async def explain_body(body: bytes) -> dict[str, Any]:
             pixels = await service.decode(body)
             async with one_at_a_time:
-                return await explain(service, pixels, class_id, settings.max_batch_size)
+                return await explain(service, pixels, request.query_params.get("class_id"), settings)
 
         service.check_room()  # before the body is read
-        explanation = await within(settings.deadline_s, read_body(request), explain_body)
-        card = explanation.card
-        return json_response(
-            {
-                "label": card.classes[explanation.class_id],
-                "class_id": explanation.class_id,
-                "probability": round(explanation.probability, 6),
-                "covered": explanation.covered.astype(float).round(6).tolist(),
-                "model": {"name": settings.model_name, "version": card.version},
-            }
-        )
-
-
-def _read_class_id(request: Request, classes: int) -> int | None:
-    """None where none is asked for. Raises BadRequest."""
-    text = request.query_params.get("class_id")
-    if text is None:
-        return None
-    if not text.isascii() or not text.isdecimal() or len(text) > 9 or int(text) >= classes:
-        raise no_such_class(text, classes)
-    return int(text)
+        return json_response(await within(settings.deadline_s, read_body(request), explain_body))

@@ -1,4 +1,4 @@
-"""API keys, CORS, and TLS files that can be told to be wrong before the service starts."""
+"""API keys, and TLS files that can be told to be wrong before the service starts."""
 
 import hashlib
 import hmac
@@ -7,9 +7,6 @@ import ssl
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-
-from starlette.middleware.cors import CORSMiddleware
-from starlette.types import ASGIApp
 
 from server.errors import Unauthorized
 from server.settings import Settings
@@ -102,17 +99,6 @@ def _read(path: Path) -> list[bytes]:
 
 def _digests(keys: Iterable[str]) -> list[bytes]:
     return [hashlib.sha256(key.strip().encode()).digest() for key in keys if key.strip()]
-
-
-def allow_origins(app: ASGIApp, origins: str) -> ASGIApp:
-    """The app, for scripts on web pages of these origins too (comma separated, or `*`)."""
-    return CORSMiddleware(
-        app,
-        allow_origins=[origin.strip() for origin in origins.split(",")],
-        allow_methods=["GET", "POST"],
-        allow_headers=["*"],
-        expose_headers=["X-Request-ID", "Retry-After", "Inference-Header-Content-Length"],
-    )
 
 
 def tls_problem(settings: Settings) -> str | None:

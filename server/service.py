@@ -2,10 +2,9 @@
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
 
 from models.card import ModelCard
 from models.machine import cores
@@ -21,8 +20,6 @@ from server.wire import Probabilities
 _DECODE_INLINE_BYTES = 8 * 1024
 _DECODE_INLINE_PIXELS = 256 * 256
 _DECODE_INLINE_SCANS = 20  # of a JPEG: each goes over the whole picture, and can be 10 bytes
-
-Images = TypeVar("Images", Sequence[bytes], Pixels)  # encoded, or uint8 [N, H, W, 3]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +68,24 @@ class Service:
         """Raises QueueFull where more images wait than may."""
         self._batcher.check_room(self._decoding)
 
-    async def classify(self, images: Sequence[bytes]) -> Classified:
-        """Encoded images → Classified. Cancelled, it drops what has not started. Raises QueueFull, InferenceFailed."""
-        return await self._in_batches(images, self._classify_batch)
+    async def classify(self, images: list[bytes] | Pixels) -> Classified:
+        """Encoded images, or pixels of the size that the model takes, uint8 [N, H, W, 3] → Classified.
 
-    async def classify_pixels(self, pixels: Pixels) -> Classified:
-        """uint8 [N, H, W, 3], of the size that the model takes → Classified; else as `classify`."""
-        return await self._in_batches(pixels, self._infer)
+        Cancelled, it drops what has not started. Raises QueueFull, InferenceFailed.
+        """
+        self.check_room()  # others may have come while the body did
+        step = self._batcher.max_batch_size
+        if len(images) <= step:  # most requests: no tasks, nothing to put together
+            return await self._classify_batch(images)
+        while True:
+            batches = [images[start : start + step] for start in range(0, len(images), step)]
+            parts = await asyncio.gather(*map(self._classify_batch, batches))
+            if len({part.card.version for part in parts}) == 1:  # else it changed on the way: no answer mixes two
+                return Classified(
+                    [image for part in parts for image in part.images],
+                    parts[0].card,
+                    max(part.batch_size for part in parts),
+                )
 
     async def decode(self, image: bytes) -> Pixels:
         """An encoded image → uint8 [H, W, 3], as the model takes it. Raises the refusal of one that is none."""
@@ -93,25 +101,12 @@ class Service:
         """
         return await self._batcher.infer_batch(pixels)
 
-    async def _in_batches(
-        self, images: Images, classify_batch: Callable[[Images], Coroutine[Any, Any, Classified]]
-    ) -> Classified:
-        self.check_room()  # others may have come while the body did
-        step = self._batcher.max_batch_size
-        if len(images) <= step:  # most requests: no tasks, nothing to put together
-            return await classify_batch(images)
-        while True:
-            batches = [images[start : start + step] for start in range(0, len(images), step)]
-            parts = await asyncio.gather(*map(classify_batch, batches))
-            if len({part.card.version for part in parts}) == 1:  # else it changed on the way: no answer mixes two
-                return Classified(
-                    [image for part in parts for image in part.images],
-                    parts[0].card,
-                    max(part.batch_size for part in parts),
-                )
-
-    async def _classify_batch(self, images: Sequence[bytes]) -> Classified:
-        decoded = self._decode_small(images) or await self._decode_in_thread(images)
+    async def _classify_batch(self, images: list[bytes] | Pixels) -> Classified:
+        decoded: Sequence[Pixels | ImageError]
+        if isinstance(images, list):
+            decoded = self._decode_small(images) or await self._decode_in_thread(images)
+        else:
+            decoded = list(images)
         pixels = [image for image in decoded if not isinstance(image, ImageError)]
         if not pixels:
             return Classified([image for image in decoded if isinstance(image, ImageError)], self.card, 0)
@@ -119,10 +114,6 @@ class Service:
         rows = iter(predictions.probabilities)
         classified = [image if isinstance(image, ImageError) else next(rows) for image in decoded]
         return Classified(classified, predictions.card, predictions.batch_size)
-
-    async def _infer(self, pixels: Pixels) -> Classified:
-        predictions = await self._batcher.infer(list(pixels))
-        return Classified(list(predictions.probabilities), predictions.card, predictions.batch_size)
 
     def _decode_small(self, images: Sequence[bytes]) -> list[Pixels | ImageError] | None:
         """None where it is not one small picture."""

@@ -24,6 +24,7 @@ from server.requests import check_values, too_many
 from server.wire import Probabilities
 
 OUTPUTS = {"probabilities": "FP32", "label": "BYTES", "class_id": "INT64"}
+_ALL_OUTPUTS: list[dict[str, Any]] = [{"name": name} for name in OUTPUTS]
 _PIXEL_TYPES: dict[str, np.dtype[Any]] = {"UINT8": np.dtype("u1"), "FP32": np.dtype("<f4")}
 _MOST_DIMENSIONS = 4  # as pixels have; the product of thousands would take minutes
 _MOST_DIGITS = 20  # of a length in bytes; int() takes no more than 4,300
@@ -75,7 +76,7 @@ def read_request(body: bytes, json_length: str | None, card: ModelCard, max_imag
         raise BadRequest(f"the body is not JSON ({error})") from None
     try:
         (tensor,) = document["inputs"]
-        outputs = [_read_output(output, document) for output in document.get("outputs") or _all_outputs()]
+        outputs = [_read_output(output, document) for output in document.get("outputs") or _ALL_OUTPUTS]
         if len({output.name for output in outputs}) < len(outputs):  # each would be an answer of its own
             raise BadRequest("an output is asked for once")
         images = _read_input(tensor, memoryview(body)[end:], card, max_images)
@@ -91,10 +92,6 @@ def _read_length(text: str, most: int) -> int:
     if not text.isdecimal() or len(text) > _MOST_DIGITS or int(text) > most:
         raise BadRequest(f"Inference-Header-Content-Length {text[:_MOST_DIGITS]!r} is no length within the body")
     return int(text)
-
-
-def _all_outputs() -> list[dict[str, Any]]:
-    return [{"name": name} for name in OUTPUTS]
 
 
 def _read_output(output: dict[str, Any], document: dict[str, Any]) -> Output:

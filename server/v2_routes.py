@@ -67,11 +67,8 @@ def _add_infer(router: APIRouter, service: Service, settings: Settings) -> None:
         state = request.scope["state"]  # what its line in the log will say
 
         async def classify(asked: v2.InferRequest) -> Response:
-            images, state["images"] = asked.images, len(asked.images)
-            if isinstance(images, list):
-                classified = await service.classify(images)
-            else:
-                classified = await service.classify_pixels(images)
+            state["images"] = len(asked.images)
+            classified = await service.classify(asked.images)
             state["batch_size"] = classified.batch_size
             rows = []
             for row in classified.images:

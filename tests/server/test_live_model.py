@@ -43,6 +43,16 @@ def test_a_checkpoint_that_is_as_it_was_is_not_read_again(tmp_path: Path, monkey
             model.reload()
 
 
+def test_a_note_of_which_a_full_disk_kept_nothing_refuses_no_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "net.pth"
+    save_net(path, seed=1)
+    model = LiveModel(Settings(checkpoint=path), tmp_path / "last.pth", "cpu", threads=1)
+    second = save_net(path, seed=2)
+    (tmp_path / "last.trying").touch()
+    model.reload()
+    assert model.card == second
+
+
 def test_the_shipped_checkpoint_does_not_take_the_place_of_one_that_is_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
