@@ -1,6 +1,9 @@
 """What README.md and docs/*.md say is so: their commands are run, what they print compared, their links followed."""
 
+import contextlib
 import functools
+import importlib
+import io
 import os
 import re
 import shutil
@@ -8,12 +11,12 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
 
 from tests.documents import PAGES, ROOT, Reader, blocks_of
-from tests.integration.running import run_command
 
 ENGLISH, CHINESE = ROOT / "README.md", ROOT / "README.zh-CN.md"
 VERBS = ("train", "serve", "predict", "evaluate", "score")
@@ -56,10 +59,16 @@ def test_a_page_names_only_what_there_is(page: Path) -> None:
 @functools.cache
 def flags_of(command: str) -> set[str]:
     """What it takes, by its own help."""
-    asked = ["--help", "--list"] if command == "cifar-train" else ["--help"]
-    results = [run_command(*command.split(), flag, cwd=ROOT) for flag in asked]
-    assert not any(result.returncode for result in results), results
-    text = re.sub(r"--\[no-\](\S+)", r"--\1 --no-\1", "".join(result.stdout for result in results))
+    if command.startswith("python -m "):
+        main = importlib.import_module(command.removeprefix("python -m ")).main
+    else:
+        (script,) = entry_points(group="console_scripts", name=command)
+        main = script.load()
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        for flag in ["--help", "--list"] if command == "cifar-train" else ["--help"]:
+            with contextlib.suppress(SystemExit):
+                assert main([flag]) == 0
+    text = re.sub(r"--\[no-\](\S+)", r"--\1 --no-\1", said.getvalue())
     return {"--help", *re.findall(r"--[a-z][\w-]*", text)}
 
 

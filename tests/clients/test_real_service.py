@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,8 @@ import pytest
 
 from clients import AsyncClient, Client, ImageError, Prediction
 from clients.many import RAW_BYTES
+from models.card import TUTORIAL_NET
+from models.checkpoint import card_path
 from tests.integration.running import HTTP, RunningService, running_service
 from tests.pictures import draw_shape, encode
 
@@ -20,7 +23,10 @@ QUICKSTART = Path(__file__).parents[2] / "examples" / "quickstart.py"
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    with running_service(tmp_path_factory.mktemp("service"), "--max-waiting-images", "64") as service:
+    folder = tmp_path_factory.mktemp("service")
+    shutil.copy(TUTORIAL_NET, folder / "cifar_net.pth")
+    shutil.copy(card_path(TUTORIAL_NET), folder / "cifar_net.json")
+    with running_service(folder, "--max-waiting-images", "16") as service:
         yield service
 
 

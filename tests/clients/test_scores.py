@@ -60,7 +60,7 @@ def test_mcnemars_test_is_the_binomial_one() -> None:
     """Against scipy.stats.binomtest."""
     assert mcnemar(0, 0) == 1
     assert mcnemar(5, 5) == 1
-    for first, second in ((3, 0), (10, 3), (120, 180), (2100, 1900), (50_200, 49_800)):
+    for first, second in ((3, 0), (10, 3), (120, 180), (2100, 1900), (10_200, 9_800)):
         assert mcnemar(first, second) == mcnemar(second, first)
         assert mcnemar(first, second) == pytest.approx(binomtest(first, first + second).pvalue, rel=1e-9)
 

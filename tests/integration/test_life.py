@@ -149,14 +149,6 @@ def test_nothing_is_imported_from_where_it_is_started(tmp_path: Path, checkpoint
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="this system does not tell who heeds a signal")
-def test_a_terminal_that_is_closed_ends_it_in_order(tmp_path: Path, checkpoint: Path) -> None:
-    with running_service(tmp_path, "--checkpoint", str(checkpoint)) as service:
-        family = processes(service)
-        service.process.send_signal(signal.SIGHUP)
-        assert service.process.wait(timeout=40) == 0
-        wait_until(lambda: not still_there(family))
-
-
 def test_told_to_stop_while_it_starts_it_ends_quietly(tmp_path: Path, checkpoint: Path) -> None:
     def heeds_sigterm() -> bool:
         status = Path(f"/proc/{process.pid}/status").read_text()

@@ -45,8 +45,9 @@ def memory(service: RunningService) -> int:
     return sum(map(proportional_bytes, [main, *main.children(recursive=True)]))
 
 
-@pytest.mark.parametrize("due_a_second", [None, 2500], ids=["closed loop", "open loop"])
-@pytest.mark.parametrize("bottleneck", ["network", "decoding"])
+@pytest.mark.parametrize(
+    ("bottleneck", "due_a_second"), [("network", None), ("decoding", 2500)], ids=["closed loop", "open loop"]
+)
 def test_the_surplus_is_refused_the_rest_answered_and_memory_is_bounded(
     small_service: RunningService, bottleneck: str, due_a_second: float | None
 ) -> None:

@@ -53,7 +53,14 @@ def cluster() -> Iterator[Cluster]:
         environment.setenv("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
         cluster = Cluster(
             initialize_head=True,
-            head_node_args={"num_cpus": 2, "gcs_server_port": free_port(), "include_dashboard": False},
+            head_node_args={
+                "num_cpus": 2,
+                "gcs_server_port": free_port(),
+                # Processes that only watch, of which Python takes a second of a core each to start.
+                "include_dashboard": False,
+                "include_log_monitor": False,
+                "no_monitor": True,
+            },
         )
         environment.setenv("RAY_ADDRESS", cluster.address)
         yield cluster
