@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,9 +11,7 @@ import pytest
 
 from clients import AsyncClient, Client, ImageError, Prediction
 from clients.many import RAW_BYTES
-from models.card import TUTORIAL_NET
-from models.checkpoint import card_path
-from tests.integration.running import HTTP, RunningService, running_service
+from tests.integration.running import HTTP, RunningService, copy_tutorial_net, running_service
 from tests.pictures import draw_shape, encode
 
 PICTURES = [encode(draw_shape(("circle", "square")[number % 2], number)) for number in range(40)]
@@ -24,8 +21,7 @@ QUICKSTART = Path(__file__).parents[2] / "examples" / "quickstart.py"
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
     folder = tmp_path_factory.mktemp("service")
-    shutil.copy(TUTORIAL_NET, folder / "cifar_net.pth")
-    shutil.copy(card_path(TUTORIAL_NET), folder / "cifar_net.json")
+    copy_tutorial_net(folder / "cifar_net.pth")
     with running_service(folder, "--max-waiting-images", "16") as service:
         yield service
 

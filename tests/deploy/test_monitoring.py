@@ -21,9 +21,15 @@ import httpx
 import pytest
 import yaml
 
-from models.card import TUTORIAL_NET
-from models.checkpoint import card_path
-from tests.integration.running import HTTP, RunningService, free_port, running_service, wait_until, worker_of
+from tests.integration.running import (
+    HTTP,
+    RunningService,
+    copy_tutorial_net,
+    free_port,
+    running_service,
+    wait_until,
+    worker_of,
+)
 from tests.pictures import draw_flat, encode
 from training.__main__ import main
 
@@ -62,8 +68,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
     """After some requests of every kind: answered, refused, too many at a time, and without an answer in time."""
     folder = tmp_path_factory.mktemp("watched")
     checkpoint = folder / "cifar_net.pth"
-    shutil.copy(TUTORIAL_NET, checkpoint)
-    shutil.copy(card_path(TUTORIAL_NET), card_path(checkpoint))
+    copy_tutorial_net(checkpoint)
     flags = ["--checkpoint", str(checkpoint)]
     limits = ["--max-waiting-images", "4", "--deadline-s", "2"]
     with (

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import random
+import shutil
 import signal
 import socket
 import ssl
@@ -18,8 +19,8 @@ import psutil
 import torch
 
 from models.architectures.net import Net
-from models.card import CIFAR10_CLASSES, ModelCard
-from models.checkpoint import save
+from models.card import CIFAR10_CLASSES, TUTORIAL_NET, ModelCard
+from models.checkpoint import card_path, save
 
 COMMANDS = Path(sys.executable).parent
 # A connection for each request, as httpx.get has it, which reads the certificates of the whole web each time: 50 ms.
@@ -132,6 +133,12 @@ def save_net(
     torch.manual_seed(seed)
     card = ModelCard(classes=classes, uncertain_below=uncertain_below)
     return save(path, Net(num_classes=len(card.classes)), card)
+
+
+def copy_tutorial_net(path: Path) -> None:
+    """The shipped checkpoint and its card, as `path`."""
+    shutil.copy(TUTORIAL_NET, path)
+    shutil.copy(card_path(TUTORIAL_NET), card_path(path))
 
 
 def run_command(*words: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:

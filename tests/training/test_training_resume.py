@@ -173,16 +173,12 @@ def test_in_the_middle_of_an_epoch_it_goes_on_with_what_a_network_draws_itself_t
 def test_a_stopped_run_leaves_everything_as_it_was() -> None:
     Path("out").mkdir()
     Path("out/net.pth").write_text("an older checkpoint")
+    endless = ["--data", "shapes", "--output", "out/net.pth", "--epochs", "1000000", "--no-report"]
     # Started in the background of a script, this test would hand an ignored SIGINT down.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "training",
-                *["--data", "shapes", "--output", "out/net.pth", "--epochs", "1000000", "--no-report"],
-            ],
+            [sys.executable, "-m", "training", *endless],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

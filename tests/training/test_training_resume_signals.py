@@ -30,8 +30,8 @@ def test_a_second_signal_does_not_wait_where_it_is_of_someone_impatient() -> Non
     try:
         with suppress(KeyboardInterrupt), signals_put_off() as told_to_stop:
             signal.raise_signal(signal.SIGINT)
-            signal.raise_signal(signal.SIGTERM)
             waited = told_to_stop()
+            signal.raise_signal(signal.SIGTERM)
             with pytest.raises(KeyboardInterrupt):
                 signal.raise_signal(signal.SIGINT)
     finally:
