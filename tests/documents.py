@@ -140,12 +140,12 @@ class Reader:
         """Whether it has taken over the checkpoint that lies there now: a reader types no faster than it looks."""
         assert self._service
         assert self._service.poll() is None, "the service ended"
-        own = self._folder / "cifar_net.pth"
-        weights = (own if own.exists() else STRONG).read_bytes()
         try:
             answer = HTTP.get(f"http://127.0.0.1:{self._port}/readyz")
         except httpx.TransportError:
             return False
+        own = self._folder / "cifar_net.pth"
+        weights = (own if own.exists() else STRONG).read_bytes()
         return answer.is_success and answer.json()["model"]["version"] == hashlib.sha256(weights).hexdigest()[:12]
 
     def _run(self, block: Block) -> str:

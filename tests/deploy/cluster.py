@@ -17,7 +17,7 @@ import pytest
 
 from tests.integration.running import COMMANDS, wait_until
 
-PLACES = ("a", "b", "c", "d")  # for three pods and the one that a rolling update has more
+PLACES = ("a", "b", "c")  # for two pods and the one that a rolling update has more
 
 CONFIG = """
 global

@@ -101,7 +101,7 @@ def wait_until(condition: Callable[[], bool], timeout_s: float = 120) -> None:
     give_up_at = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < give_up_at, f"it did not come about within {timeout_s} s"
-        time.sleep(0.02)
+        time.sleep(0.05)  # each look is work: a request, a walk through /proc
 
 
 def processes(service: RunningService) -> dict[int, str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.load import Load, address, allow_open_files, gauge, post
-from tests.integration.running import RunningService, running_service, wait_until
+from tests.integration.running import HTTP, RunningService, running_service, wait_until
 from tests.integration.test_overload import standing_still
 from tests.pictures import draw_shape, encode
 
@@ -20,7 +20,7 @@ CHUNKED = b"POST /predict HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
 @pytest.fixture(scope="module")
 def impatient(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Iterator[RunningService]:
     """A service that the tests of bad clients share."""
-    flags = ("--checkpoint", str(checkpoint), "--deadline-s", "5", "--max-waiting-bytes", str(5 * 2**20))
+    flags = ("--checkpoint", str(checkpoint), "--deadline-s", "4", "--max-waiting-bytes", str(5 * 2**20))
     with (
         running_service(tmp_path_factory.mktemp("service"), *flags) as service,
         socket.create_connection(address(service.url), timeout=30) as proxy,
@@ -35,7 +35,8 @@ def impatient(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Ite
 
 def test_clients_that_vanish_idle_or_lie_harm_nobody(impatient: RunningService) -> None:
     allow_open_files(1500)
-    with contextlib.ExitStack() as open_connections, Load(impatient.url, PICTURE, connections=8).running() as load:
+    calm = Load(impatient.url, PICTURE, connections=8, due_a_second=200)
+    with contextlib.ExitStack() as open_connections, calm.running() as load:
 
         def connect() -> socket.socket:
             return open_connections.enter_context(socket.create_connection(address(impatient.url), timeout=30))
@@ -150,6 +151,13 @@ def test_work_of_clients_that_have_gone_is_dropped_and_counted_as_499(
         wait_until(lambda: counted(499) == before + 5)
         assert counted(504) == late
         assert gauge(impatient.url, "cifar_requests_in_flight") == 1
+
+
+def test_a_deadline_that_passes_is_504(impatient: RunningService) -> None:
+    with standing_still(impatient):
+        late = HTTP.post(f"{impatient.url}/predict", content=PICTURE, timeout=30)
+    assert (late.status_code, late.json()["code"]) == (504, "deadline_exceeded")
+    assert HTTP.post(f"{impatient.url}/predict", content=PICTURE, timeout=30).is_success
 
 
 def test_uploads_that_are_too_large_together_are_refused_until_some_have_gone(impatient: RunningService) -> None:

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from tests.integration.conftest import StartService
-from tests.integration.load import Load, address, post
+from tests.integration.load import Load, address
 from tests.integration.running import (
     HTTP,
     RunningService,
@@ -44,7 +44,6 @@ def lasting(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Itera
     """For what leaves it as it was."""
     with running_service(tmp_path_factory.mktemp("service"), "--checkpoint", str(checkpoint)) as service:
         yield service
-        assert service.stop() == 0
 
 
 def test_a_worker_killed_twice_in_a_row_loses_no_request(lasting: RunningService, picture: bytes) -> None:
@@ -80,6 +79,15 @@ def test_a_worker_that_cannot_be_started_is_tried_again(
     wait_until(lambda: "no worker can be started" in lasting.log.read_text())
     (tmp_path / "away").rename(fork_server)
     assert HTTP.post(f"{lasting.url}/predict", content=picture, timeout=30).is_success
+
+
+def test_sigterm_under_load_answers_what_is_in_flight_and_ends_with_0(lasting: RunningService, picture: bytes) -> None:
+    """The last that `lasting` is for."""
+    with Load(lasting.url, picture, connections=32).running() as load:
+        assert lasting.stop() == 0
+    assert set(load.statuses) <= {200, 503}
+    assert not load.errors
+    assert "Traceback" not in lasting.log.read_text()
 
 
 def test_a_checkpoint_replaced_under_load_loses_no_request_and_a_bad_one_changes_nothing(
@@ -124,17 +132,6 @@ def test_no_reload_pins_the_checkpoint_until_it_is_asked_to_load(
     assert HTTP.post(f"{service.url}/v2/repository/models/net/load").json()["version"] == second.version
 
 
-def test_sigterm_under_load_answers_what_is_in_flight_and_ends_with_0(
-    start: StartService, checkpoint: Path, picture: bytes
-) -> None:
-    service = start("--checkpoint", str(checkpoint))
-    with Load(service.url, picture, connections=32).running() as load:
-        assert service.stop() == 0
-    assert set(load.statuses) <= {200, 503}
-    assert not load.errors
-    assert "Traceback" not in service.log.read_text()
-
-
 def test_a_worker_killed_while_the_service_stops_is_replaced_for_what_is_in_flight(
     start: StartService, checkpoint: Path, picture: bytes
 ) -> None:
@@ -172,21 +169,6 @@ def test_without_litserves_manager_the_service_ends_in_one_sentence(start: Start
     os.kill(manager, signal.SIGKILL)
     assert service.process.wait(timeout=30) == 1
     assert "LitServe's manager process ended" in service.log.read_text().splitlines()[-1]
-
-
-def test_a_deadline_that_passes_is_504_and_a_body_that_does_not_come_is_408(
-    start: StartService, checkpoint: Path, picture: bytes
-) -> None:
-    service = start("--checkpoint", str(checkpoint), "--deadline-s", "1")
-    with socket.create_connection(address(service.url)) as trickling:
-        trickling.sendall(post(b"x", length=1000))
-        assert b"HTTP/1.1 408" in trickling.recv(65536)
-    worker = worker_of(service)
-    os.kill(worker, signal.SIGSTOP)
-    late = HTTP.post(f"{service.url}/predict", content=picture, timeout=30)
-    os.kill(worker, signal.SIGCONT)
-    assert (late.status_code, late.json()["code"]) == (504, "deadline_exceeded")
-    assert HTTP.post(f"{service.url}/predict", content=picture, timeout=30).is_success
 
 
 @pytest.mark.parametrize(

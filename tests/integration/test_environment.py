@@ -163,7 +163,7 @@ def test_a_full_disk_and_read_only_folders_lose_no_request_and_no_reload(tmp_pat
     large = (tmp_path / "large.png").read_bytes()
     with running_service(models, inside=inside) as service:
         fill(Path(f"/proc/{service.process.pid}/root{temporary}"))
-        with Load(service.url, picture, connections=8).running() as load:
+        with Load(service.url, picture, connections=8, due_a_second=200).running() as load:
             assert is_answered(service, picture, MANY)
             assert is_answered(service, large, 1)
             os.kill(worker_of(service), signal.SIGKILL)
@@ -208,7 +208,8 @@ def test_a_wall_clock_that_jumps_loses_no_request_and_no_reload(tmp_path: Path, 
         wait_until(lambda: load.versions[card.version] > 0)
 
     with running_service(tmp_path, inside=with_a_clock_off_by(offset)) as service:
-        with requests_under_way(service, 2) as uploads, Load(service.url, picture, connections=8).running() as load:
+        calm = Load(service.url, picture, connections=8, due_a_second=200)
+        with requests_under_way(service, 2) as uploads, calm.running() as load:
             jump_to(hours=1)
             jump_to(hours=-1)
             for upload in uploads:

@@ -19,6 +19,7 @@ import pytest
 
 from models.card import ModelCard
 from models.checkpoint import load
+from tests.integration.conftest import LIMITS, save_marking_net
 from tests.integration.load import Load
 from tests.integration.running import (
     HTTP,
@@ -78,8 +79,8 @@ def on_two_nodes(
     cluster: Cluster, second_node: Any, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[RunningService]:
     folder = tmp_path_factory.mktemp("service")
-    save_net(folder / "cifar_net.pth", seed=1)
-    with running_service(folder, "--engine", "ray", "--workers", "3") as service:
+    save_marking_net(folder / "cifar_net.pth")
+    with running_service(folder, "--engine", "ray", "--workers", "3", *LIMITS) as service:
         # A core each: of three replicas one at least is on the node of the other two cores.
         wait_until(lambda: len(replicas_on(second_node) + replicas_on(cluster.head_node)) == 5)
         yield service
@@ -94,19 +95,6 @@ def replicas_on(node: Any) -> list[str]:
             titles.append(" ".join(child.cmdline()))
     running = [title.split(":")[-1].partition(".") for title in titles if title.startswith("ray::ServeReplica:cifar:")]
     return sorted(name.strip() for name, _, doing in running if not doing.startswith("initialize"))
-
-
-def test_predict_and_its_siblings_answer_on_ray_as_on_litserve(cluster: Cluster) -> None:
-    tests = [HERE / name for name in ("test_predict.py", "test_v2.py", "test_tf_serving.py")]
-    result = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:xdist", *tests],
-        env={**os.environ, "CIFAR_ENGINE": "ray"},
-        capture_output=True,
-        text=True,
-        timeout=280,
-        check=False,
-    )
-    assert result.returncode == 0, result.stdout + result.stderr
 
 
 def test_a_folder_is_scored_on_it_as_in_this_process(cluster: Cluster, tmp_path: Path) -> None:
@@ -130,6 +118,20 @@ def test_a_folder_is_scored_on_it_as_in_this_process(cluster: Cluster, tmp_path:
     assert np.abs(theirs - ours).max() < 1e-5  # networks are computed in the way that is fastest there
 
 
+def test_predict_and_its_siblings_answer_on_ray_as_on_litserve(on_two_nodes: RunningService) -> None:
+    tests = [HERE / name for name in ("test_predict.py", "test_v2.py", "test_tf_serving.py")]
+    result = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:xdist", *tests],
+        env={**os.environ, "CIFAR_TESTED_URL": on_two_nodes.url},
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "skipped" not in result.stdout
+
+
 def test_a_changed_checkpoint_is_taken_over_without_a_pause_and_a_damaged_one_is_not(
     on_two_nodes: RunningService,
 ) -> None:
@@ -148,7 +150,7 @@ def test_a_node_that_is_killed_under_load_takes_no_request_with_it(
     cluster: Cluster, second_node: Any, on_two_nodes: RunningService
 ) -> None:
     assert "Classifier" in replicas_on(second_node)
-    with Load(on_two_nodes.url, PICTURE, connections=8).running() as load_on_it:
+    with Load(on_two_nodes.url, PICTURE, connections=8, due_a_second=200).running() as load_on_it:
         cluster.remove_node(second_node, allow_graceful=False)
         wait_until(lambda: replicas_on(cluster.head_node) == ["Classifier", "Classifier", "Ingress"])
         load_on_it.wait_for_more(500)

@@ -1,8 +1,8 @@
 """What a service that runs takes over, and what it does not so much as try."""
 
+import multiprocessing
 import os
-import subprocess
-import sys
+import signal
 from pathlib import Path
 
 import pytest
@@ -143,38 +143,32 @@ def test_weights_of_other_classes_that_come_before_their_card_are_not_served_as_
     assert model.card == served
 
 
-DEADLY = """
-import os, sys
-from pathlib import Path
-from models.architectures import register
-from models.architectures.net import Net
-from server.live_model import LiveModel
-from server.settings import Settings
-
-@register("deadly")
 class Deadly(Net):
-    def forward(self, x):
-        os.kill(os.getpid(), 9)
-
-LiveModel(Settings(checkpoint=Path("net.pth")), Path("last.pth"), "cpu", threads=1)
-"""
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        os.kill(os.getpid(), signal.SIGKILL)
+        return x
 
 
 def test_a_checkpoint_that_killed_two_workers_is_not_tried_by_the_next(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.chdir(tmp_path)
     path = tmp_path / "net.pth"
 
     def start() -> LiveModel:
         return LiveModel(Settings(checkpoint=path), tmp_path / "last.pth", "cpu", threads=1)
 
+    def try_it() -> None:
+        architectures._ARCHITECTURES["deadly"] = Deadly  # in the child alone
+        start()
+
     served = save_net(path, seed=1)
     start()
     save(path, Net(), ModelCard(architecture="deadly"))
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     for _ in range(2):
-        assert subprocess.run([sys.executable, "-c", DEADLY], env=environment, check=False).returncode == -9
+        worker = multiprocessing.get_context("fork").Process(target=try_it)
+        worker.start()
+        worker.join()
+        assert worker.exitcode == -signal.SIGKILL
     anew = start()
     assert (anew.card, anew.refused) == (served, True)
     assert "two workers that tried it were killed" in caplog.text

@@ -2,6 +2,7 @@
 
 import os
 import re
+import socket
 import sys
 from pathlib import Path
 
@@ -40,6 +41,38 @@ def test_a_wrong_value_is_named_with_its_flag(
     assert exit_.value.code == 2
     said = capsys.readouterr().err
     assert says in said
+    assert said.count("\n") == 1
+
+
+NOT_UTF8 = os.fsdecode(b"caf\xe9.pth")
+
+
+@pytest.mark.parametrize(
+    ("flags", "says"),
+    [
+        (["--checkpoint", "none.pth"], "there is no checkpoint at"),
+        (["--checkpoint", NOT_UTF8], "caf\\udce9.pth' has characters in its name that no answer can show: rename it"),
+        (["--device", "cuda"], "--device cuda: this machine has no NVIDIA GPU"),
+    ],
+)
+def test_what_it_could_not_serve_with_is_told_at_once(
+    flags: list[str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    Path(NOT_UTF8).touch()
+    assert main(flags) == 1
+    said = capsys.readouterr().err
+    assert says in said
+    assert said.count("\n") == 1
+
+
+def test_a_port_in_use_is_told_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert main(["--port", str(port)]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"cifar-serve: cannot listen on 127.0.0.1 port {port} (Address already in use): ")
     assert said.count("\n") == 1
 
 
