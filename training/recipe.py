@@ -114,18 +114,21 @@ NET_BEST = Recipe(
     precision="bfloat16",
 )
 
-# https://github.com/KellerJordan/cifar10-airbench: its 94 % recipe, for batches that stay in a processor's cache.
+# https://github.com/KellerJordan/cifar10-airbench: its 94 % recipe with muon, for batches that stay in a processor's
+# cache. Half or twice muon's learning rate costs a point of the validation images after 6 epochs, sgd instead two.
 FAST = Recipe(
     name="fast",
     summary="a network made for it, in minutes",
     architecture="airbench",
-    epochs=16,
+    epochs=12,
     batch_size=256,
     validation=0.02,
+    optimizer="muon",
     learning_rate=0.35,
     momentum=0.85,
     norm_bias_factor=64,
     weight_decay=1e-3,
+    muon_learning_rate=0.04,
     label_smoothing=0.2,
     flip="alternating",
     translate=2,
@@ -133,12 +136,14 @@ FAST = Recipe(
     precision="bfloat16",
 )
 
-# Who sees an image 60 times needs more of it changed: it is moved further, and a square of it is missing.
+# Who sees an image 60 times needs more of it changed: it is moved further, and a square of it is missing. With sgd, as
+# the checkpoint that ships was trained: muon was not tried for so long.
 STRONG = replace(
     FAST,
     name="strong",
     summary="the same network, trained for long",
     epochs=60,
+    optimizer="sgd",
     learning_rate=0.3,
     translate=4,
     cutout=8,

@@ -11,7 +11,7 @@ from models.architectures import build
 from models.card import ModelCard
 from models.classifier import Classifier, has
 from training.muon import Muon, orthogonal
-from training.recipe import FAST, NET_BEST, TUTORIAL, Recipe, change
+from training.recipe import FAST, NET_BEST, STRONG, TUTORIAL, Recipe, change
 from training.updates import Updates, compiled, learning_rate_factor, make_criterion, make_optimizers
 
 BATCH = (torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(0)), torch.arange(8), 1.0)
@@ -31,13 +31,13 @@ def classifier_of(recipe: Recipe) -> Classifier:
 
 def test_only_the_biases_of_normalisations_learn_faster_and_all_decay_alike() -> None:
     net = build("airbench", num_classes=10)
-    (optimizer,) = make_optimizers(net, FAST)
+    (optimizer,) = make_optimizers(net, STRONG)
     rates = {id(weight): group["lr"] for group in optimizer.param_groups for weight in group["params"]}
     decays = [group["lr"] * group["weight_decay"] for group in optimizer.param_groups]
-    assert decays == pytest.approx([FAST.learning_rate * FAST.weight_decay] * 2)
+    assert decays == pytest.approx([STRONG.learning_rate * STRONG.weight_decay] * 2)
     for name, parameter in net.named_parameters():
         fast = "norm" in name and name.endswith("bias")
-        assert rates[id(parameter)] == FAST.learning_rate * (64 if fast else 1), name
+        assert rates[id(parameter)] == STRONG.learning_rate * (64 if fast else 1), name
 
 
 def test_what_a_network_holds_fixed_stays_as_it_was() -> None:
@@ -80,7 +80,7 @@ def test_updates_go_on_alike_where_the_weights_lie_otherwise_in_memory(optimizer
 
 def test_muon_is_for_the_weights_of_layers_and_sgd_for_all_else() -> None:
     net = build("airbench", num_classes=10)
-    sgd, muon = make_optimizers(net, replace(FAST, optimizer="muon"))
+    sgd, muon = make_optimizers(net, FAST)
     by_sgd, by_muon = ({id(each) for group in one.param_groups for each in group["params"]} for one in (sgd, muon))
     assert not by_sgd & by_muon
     for name, parameter in net.named_parameters():
@@ -108,9 +108,7 @@ def test_what_is_orthogonal_has_no_direction_much_longer_than_another(shape: tup
     assert (found - found.diag().diag()).abs().max() < 1e-3
 
 
-@pytest.mark.parametrize(
-    "recipe", [FAST, replace(FAST, optimizer="adam", learning_rate=0.001), replace(FAST, optimizer="muon")]
-)
+@pytest.mark.parametrize("recipe", [STRONG, replace(FAST, optimizer="adam", learning_rate=0.001), FAST])
 def test_updates_go_on_from_their_state_as_if_they_had_not_stopped(recipe: Recipe) -> None:
     one = classifier_of(recipe).train()
     updates = Updates(one, recipe, count=4, labels=BATCH[1])
