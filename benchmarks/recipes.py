@@ -19,7 +19,7 @@ import torch
 from benchmarks import airbench94
 from models.card import ModelCard
 from models.classifier import Classifier
-from training.data import Data, hold_back, load_folder
+from training.data import Data, load_folder, split_validation
 from training.evaluation import evaluate
 from training.loop import Examples, train
 from training.preparation import choose_device, in_precision_of, make_classifier
@@ -75,7 +75,7 @@ def recipe_of(name: str) -> Recipe:
 
 def recipe_run(name: str, data: Data, device: torch.device) -> Callable[[int], Result]:
     recipe = in_precision_of(device, recipe_of(name))
-    images, validation = hold_back(data, recipe.validation)
+    images, validation = split_validation(data, recipe.validation)
 
     def run(seed: int) -> Result:
         classifier = make_classifier(recipe, data, images, seed).to(device)

@@ -31,7 +31,7 @@ class Parser(argparse.ArgumentParser):
 
     def add_service(self) -> argparse._ArgumentGroup:
         """The group of options that say which service is asked."""
-        key = "Its API key is taken from CIFAR_API_KEY alone: a shell's history would keep an option."
+        key = "Its API key is read only from CIFAR_API_KEY: an option would stay in the shell's history."
         service, url = self.add_argument_group("service", key), os.environ.get("CIFAR_URL") or DEFAULT_URL
         service.add_argument(
             "--url", type=address, default=url, help="its address, or else CIFAR_URL (default: %(default)s)"

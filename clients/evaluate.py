@@ -49,7 +49,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     if not dataset.held_out:
         _say(
             f"warning: {dataset.name} has no test folder, so images that the model was trained on may be among these; "
-            "--files names those that it was not"
+            "list only held-out images with --files"
         )
     for url in (arguments.url, arguments.against) if arguments.against else ():  # before the minutes that each takes
         with connect(url) as client:

@@ -50,8 +50,9 @@ def verdict(scores: dict[str, Any]) -> Iterator[str]:
     chance = "more" if found["more_than_chance"] else "no more"
     yield ""
     yield f"against    {other['accuracy']:.2%} of {other['service']}, {', '.join(other['models'])}"
-    yield f"alone      {found['only_this']:,} images only this service has right, {found['only_against']:,} only that"
-    yield f"verdict    it scores {points:+.2f} points against that: {chance} than chance gives (McNemar's test, {p})"
+    alone = f"{found['only_this']:,} images only this service got right, {found['only_against']:,} only the other"
+    yield f"alone      {alone}"
+    yield f"verdict    a difference of {points:+.2f} points: {chance} than chance explains (McNemar's test, {p})"
 
 
 def draw_confusion(scores: dict[str, Any]) -> bytes:

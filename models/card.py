@@ -80,7 +80,9 @@ class ModelCard(_Section):
         0, description="answers of less confidence are averaged over further views of the image, up to six in all"
     )
     precision: Literal["float32", "bfloat16", "float16"] = Field("float32", description="of the network's arithmetic")
-    resize: str = Field("centre-square", description="how other sizes become the input: see models/pixels.py")
+    resize: Literal["centre-square"] = Field(
+        "centre-square", description="how other sizes become the input: see models/pixels.py"
+    )
     sha256: str | None = Field(None, description="of the weights' file")
     training: Training | None = None
     scores: Scores | None = None

@@ -33,7 +33,10 @@ _OPEN_FILES = 65_536
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code 0 after Ctrl-C or SIGTERM, 1 where the service cannot start, 2 for wrong arguments."""
     if not importlib.util.find_spec("litserve"):
-        print("cifar-serve: the server is not installed: pip install '.[server]' in its checkout", file=sys.stderr)
+        print(
+            "cifar-serve: the server is not installed: pip install '.[server]' in the folder of this repository",
+            file=sys.stderr,
+        )
         return 1
     from server import logs
     from server.init import run_as_child_of_init
@@ -106,7 +109,7 @@ def _cannot_start(settings: "Settings") -> str | None:
 
 def _cannot_deploy(settings: "Settings") -> str | None:
     if not importlib.util.find_spec("ray"):
-        return "--engine ray: Ray is not installed: pip install '.[ray]' in its checkout"
+        return "--engine ray: Ray is not installed: pip install '.[ray]' in the folder of this repository"
     if settings.device == "cuda" and not settings.gpus_per_worker:
         return "--device cuda on Ray: say how much of a GPU a worker has: --gpus-per-worker 1, or a part of it"
     return None

@@ -101,7 +101,7 @@ class WorkerEngine:
     async def reload(self) -> ModelCard:
         """Has every worker take over its checkpoint as it is now; returns what they serve then.
 
-        Raises CheckpointRefused where it cannot be served: the one before it serves on.
+        Raises CheckpointRefused where it cannot be served: the previous one stays in use.
         """
         for _ in range(_RELOADS):
             await self.wait_until_ready()

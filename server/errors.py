@@ -57,7 +57,7 @@ class RequestTimeout(ServiceError, status=HTTPStatus.REQUEST_TIMEOUT, code="requ
 
 
 class CheckpointRefused(ServiceError, status=HTTPStatus.CONFLICT, code="checkpoint_refused"):
-    """The checkpoint on disk cannot be served; the one before it serves on."""
+    """The checkpoint on disk cannot be served; the previous one stays in use."""
 
 
 class PayloadTooLarge(ServiceError, status=HTTPStatus.REQUEST_ENTITY_TOO_LARGE, code="body_too_large"):
@@ -73,7 +73,7 @@ class UnprocessableImage(ServiceError, status=HTTPStatus.UNPROCESSABLE_ENTITY, c
 
 
 class QueueFull(ServiceError, status=HTTPStatus.TOO_MANY_REQUESTS, code="queue_full"):
-    """More waits than may; Retry-After says when to come back."""
+    """Too much is waiting; Retry-After says when to try again."""
 
     def __init__(self, waiting: str = "images") -> None:
         super().__init__(f"too many {waiting} are waiting: come back in a second", headers={"Retry-After": "1"})

@@ -117,7 +117,7 @@ def _time(forward: Forward, canary: Pixels, best_s: float) -> float:
 def _checked_onnxruntime(classifier: Classifier, canary: Pixels, threads: int) -> Forward:
     """Raises CheckpointError where it is not installed, cannot run the network, or disagrees with eager torch."""
     if not importlib.util.find_spec("onnxruntime"):
-        raise CheckpointError("ONNX Runtime is not installed: pip install '.[onnx]' in its checkout")
+        raise CheckpointError("ONNX Runtime is not installed: pip install '.[onnx]' in the folder of this repository")
     try:
         forward = _onnxruntime(classifier, canary, threads)
         difference = np.abs(forward(canary) - _eager(classifier, torch.device("cpu"))(canary)).max()

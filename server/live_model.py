@@ -82,7 +82,7 @@ class LiveModel:
                 time.sleep(_TRY_AGAIN_S)
 
     def reload(self) -> None:
-        """Take over the checkpoint as it is on disk. Raises CheckpointError: what served before serves on."""
+        """Take over the checkpoint as it is on disk. Raises CheckpointError: what served before stays in use."""
         with self._reloading:
             if self._stat_files() == self._files and not self.refused:
                 return

@@ -69,7 +69,7 @@ IN_FLIGHT = Gauge("cifar_requests_in_flight", "Requests under way, this one incl
 QUEUED = Gauge("cifar_queued_images", "Images that wait for a free worker.", multiprocess_mode="livesum")
 REFUSED = Gauge(
     "cifar_checkpoint_refused",
-    "1 while the checkpoint on disk cannot be served, and the one before it serves on.",
+    "1 while the checkpoint on disk cannot be served, and the previous one stays in use.",
     multiprocess_mode="livesum",
 )
 

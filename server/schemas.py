@@ -74,7 +74,7 @@ class Explained(BaseModel):
     class_id: int = Field(examples=[3])
     probability: float = Field(description="of that class", ge=0, le=1, examples=[0.91])
     covered: list[list[float]] = Field(
-        description="the same while a square, 3/8 of the picture wide, covers each place of a grid over it, row by row"
+        description="its probability while a square, 3/8 of the picture wide, covers each place of a grid, row by row"
     )
     model: Model
 
@@ -143,7 +143,7 @@ def _query(name: str, description: str, **schema: int) -> dict[str, Any]:
     return {"name": name, "in": "query", "description": description, "schema": {"type": "integer", **schema}}
 
 
-_TOP_K = _query("top_k", "how many classes to name; more than there are names all", minimum=1, default=3)
+_TOP_K = _query("top_k", "how many classes to return; a larger number returns all", minimum=1, default=3)
 _PICTURE = {"schema": _FILE}
 
 PREDICT_OPENAPI: dict[str, Any] = {

@@ -31,7 +31,7 @@ class Settings(BaseSettings):
 
     checkpoint: Path = Field(
         Path("cifar_net.pth"),
-        description=f"weights to serve; without a file those of the package: {', '.join(SHIPPED)}",
+        description=f"a file, or one that ships: {' or '.join(SHIPPED)}; without a file, {SHIPPED[0]}",
     )
     host: Literal["127.0.0.1", "0.0.0.0", "::"] = Field("127.0.0.1", description="address to listen on")  # noqa: S104
     port: int = Field(8000, ge=1024, le=65535, description="port to listen on, from 1024")
@@ -53,7 +53,9 @@ class Settings(BaseSettings):
     max_waiting_bytes: int = Field(
         2**29, ge=1, description="bytes of request bodies that a process holds before it answers 429"
     )
-    deadline_s: float = Field(30.0, gt=0, le=86_400, description="seconds until a request gets a 504")
+    deadline_s: float = Field(
+        30.0, gt=0, le=86_400, description="seconds until a request gets a 504, or a 408 while its body arrives"
+    )
 
     max_body_bytes: int = Field(25 * 2**20, ge=1, description="largest request body")
     max_image_pixels: int = Field(64_000_000, ge=1, le=89_000_000, description="largest picture, width x height")

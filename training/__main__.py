@@ -69,11 +69,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except ModuleNotFoundError as error:
-        return _say(1, f"{error.name} is not installed: pip install '.[training]' in its checkout")
+        return _say(1, f"{error.name} is not installed: pip install '.[training]' in the folder of this repository")
     except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter's last flush fails otherwise
         if isinstance(error, BrokenPipeError):
-            return _say(141, "stopped, since what read its output is gone")
+            return _say(141, "stopped: the program that read its output has ended")
         return _say(1, f"{error.filename or 'its output'}: {error.strerror}")
     except _Terminated:
         return _say(143, f"terminated; {_what_is_left(options.output)}")
@@ -185,15 +185,15 @@ def _parser() -> argparse.ArgumentParser:
         type=_whole_number,
         default=0,
         metavar="N",
-        help=f"of the first weights and the shuffling {shown}",
+        help=f"of weights, shuffling and augmentation {shown}",
     )
     add("--device", type=_device, default="auto", help=f"auto, cpu, cuda, cuda:N or mps {shown}")
-    add("--promote", type=_output, metavar="PATH", help="also put it in the place of the one that is served")
-    add("--if-better", action="store_true", help="promote it only where it scores more than that one")
+    add("--promote", type=_output, metavar="PATH", help="also write it to where a service loads it from")
+    add("--if-better", action="store_true", help="promote it only if it is right more often than that one")
     add("--no-if-better", action="store_false", dest="if_better", help=argparse.SUPPRESS)  # after a job's --if-better
     add("--resume", action="store_true", help="go on with a run of this command that was stopped")
-    add("--no-report", action="store_false", dest="report", help="leave out the folder of pictures and a page")
-    add("--compare", nargs="+", type=Path, metavar="RUN", help="set runs side by side, each by its --output")
+    add("--no-report", action="store_false", dest="report", help="write no folder of pictures with a page")
+    add("--compare", nargs="+", type=Path, metavar="RUN", help="compare finished runs, each named by its --output")
     add("--list", action="store_true", help="show the recipes, and every field that a flag changes")
     add("--epochs", metavar="N", help="passes over the training images (default: the recipe's)")
     for name in FIELDS.keys() - {"epochs"}:

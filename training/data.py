@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from models.card import CIFAR10_CLASSES
-from training.errors import DataError
+from training.errors import TrainingError
 from training.folder import HELD_OUT, first, hold_out, list_images, read_images, refuse_leaks
 
 CIFAR10_ROOT = Path("data")
@@ -40,18 +40,20 @@ class Data:
 
 
 def load(source: str, size: int) -> Data:
-    """The data of `--data source`: `cifar10`, or the path of a folder. Raises DataError."""
+    """The data of `--data source`: `cifar10`, or the path of a folder. Raises TrainingError."""
     if source != "cifar10":
         return load_folder(Path(source), size)
     if size != CIFAR10_SIZE:
-        raise DataError(f"cifar10 is {CIFAR10_SIZE} pixels a side: leave --image-size out, or give a folder by --data")
+        raise TrainingError(
+            f"cifar10 is {CIFAR10_SIZE} pixels a side: leave --image-size out, or give a folder by --data"
+        )
     return load_cifar10(CIFAR10_ROOT)
 
 
-def hold_back(data: Data, part: float) -> tuple[torch.Tensor, torch.Tensor]:
+def split_validation(data: Data, part: float) -> tuple[torch.Tensor, torch.Tensor]:
     """The training images without those that are kept back to validate with, and those: int64 positions, in order.
 
-    Which ones is decided as with test images. Raises DataError where a class would have none left.
+    Which ones is decided as with test images. Raises TrainingError where a class would have none left.
     """
     class_names = [data.classes[label] for label in data.labels[data.train].tolist()]
     held_back = torch.tensor(hold_out(class_names, [data.digests[image] for image in data.train.tolist()], part))
@@ -59,7 +61,7 @@ def hold_back(data: Data, part: float) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def load_folder(root: Path, size: int) -> Data:
-    """A folder with the images of each class in a folder of the class's name. Raises DataError.
+    """A folder with the images of each class in a folder of the class's name. Raises TrainingError.
 
     `root/{train,test}/<class>/*` keeps its parts; from `root/<class>/*` a fifth of each class is held out for testing.
     """
@@ -123,7 +125,7 @@ def imbalanced(images_of_classes: Sequence[int]) -> bool:
 
 
 def load_cifar10(root: Path) -> Data:
-    """CIFAR-10's 50,000 and 10,000 images of 32×32; downloaded into `root` unless they are there. Raises DataError."""
+    """CIFAR-10's 50,000 and 10,000 images of 32×32; downloaded into `root` if need be. Raises TrainingError."""
     from torchvision.datasets import CIFAR10  # seconds, which no other data needs
     from torchvision.datasets.utils import check_integrity
 
@@ -131,7 +133,7 @@ def load_cifar10(root: Path) -> Data:
         train, test = (CIFAR10(root, train=part, download=True) for part in (True, False))
     except (OSError, HTTPException, RuntimeError) as error:
         reason = getattr(error, "reason", error)  # what urllib puts inside its own
-        raise DataError(
+        raise TrainingError(
             f"CIFAR-10 could not be downloaded ({reason}): try again, or give a folder of images with --data DIR"
         ) from None
     finally:

@@ -1,13 +1,5 @@
-"""What can stop a training run. Each message is one clear sentence or two: what is wrong and what to do.
-
-TrainingError
-└── DataError
-"""
+"""What can stop a training run."""
 
 
 class TrainingError(Exception):
-    """A run that cannot start or cannot end."""
-
-
-class DataError(TrainingError):
-    """Data that cannot be trained on."""
+    """A run that cannot start or cannot end. The message is a clear sentence or two: what is wrong and what to do."""

@@ -32,9 +32,7 @@ def logits_of(classifier: Classifier, pixels: torch.Tensor, images: torch.Tensor
         logits[batch] = look(pixels[images[batch]].to(device)).cpu()
     distributed.summed(logits)
     if not logits.isfinite().all():
-        raise TrainingError(
-            "the trained network answers NaN: try another --seed, or a recipe with a lower learning rate"
-        )
+        raise TrainingError("the trained network answers NaN or infinity: try another --seed, or a lower learning rate")
     return logits
 
 
@@ -103,9 +101,9 @@ def least_usual_confidence(logits: torch.Tensor) -> float:
     return (math.ceil(1e4 * float(confidence.quantile(_MARKED))) - 1) / 1e4
 
 
-def wilson_interval(hits: int, n: int, z: float = 1.959964) -> tuple[float, float]:
+def wilson_interval(hits: int, n: int) -> tuple[float, float]:
     """The 95 % interval of a proportion (Wilson, JASA 1927): sound near 0 and 1, and for small n too."""
-    p = hits / n
+    p, z = hits / n, 1.959964
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     return max(0.0, centre - half), min(1.0, centre + half)

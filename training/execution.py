@@ -112,12 +112,12 @@ def _seconds(execution: Execution, classifier: Classifier, pixels: torch.Tensor)
     with torch.random.fork_rng(devices=[]):
         while len(trials) < 2 or (len(trials) < _TRIALS and time.perf_counter() < give_up_at):
             started = time.perf_counter()
-            there_and_back(trial.net, inputs, classifier.card.precision)
+            forward_and_backward(trial.net, inputs, classifier.card.precision)
             trials.append(time.perf_counter() - started)
     return min(trials)
 
 
-def there_and_back(net: nn.Module, inputs: torch.Tensor, precision: str) -> None:
+def forward_and_backward(net: nn.Module, inputs: torch.Tensor, precision: str) -> None:
     """The network's part of an update, on float32 [B, 3, H, W]: only its statistics and its gradients change."""
     with autocast(inputs.device, precision):
         outputs = net(inputs)

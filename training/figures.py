@@ -57,9 +57,8 @@ def draw_confusion(card: ModelCard) -> bytes:
     parts = counts / counts.sum(dim=1, keepdim=True)
     with _figure(_WIDTH, _WIDTH) as (figure, png):
         axes = figure.subplots()
-        image = axes.imshow(
-            parts.numpy(), cmap="Blues", norm=PowerNorm(0.5, 0, 1)
-        )  # the square root: rare mistakes show
+        # Its square root is the shade, so that rare mistakes show.
+        image = axes.imshow(parts.numpy(), cmap="Blues", norm=PowerNorm(0.5, 0, 1))
         axes.set_xlabel("predicted class")
         axes.set_ylabel("true class")
         if len(card.classes) <= _NAMED_CLASSES:
@@ -75,18 +74,11 @@ def _name_cells(axes: Axes, classes: Sequence[str], counts: torch.Tensor, parts:
     names = [_shortened(name) for name in classes]
     axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(names)), names)
+    size = 9 if len(classes) <= 10 else 6
     for row, column in counts.nonzero().tolist():
         part = float(parts[row, column])
         colour = "white" if part > 0.3 else "black"
-        axes.text(
-            column,
-            row,
-            f"{100 * part:.0f}",
-            color=colour,
-            ha="center",
-            va="center",
-            fontsize=9 if len(classes) <= 10 else 6,
-        )
+        axes.text(column, row, f"{100 * part:.0f}", color=colour, ha="center", va="center", fontsize=size)
 
 
 def draw_pictures(

@@ -1,6 +1,6 @@
 """Reads a folder of images, `<class>/*` or `{train,test}/<class>/*`, and keeps its test images apart.
 
-What cannot be trained on honestly is refused in one sentence that says what to do: DataError.
+What cannot be trained on honestly is refused in one sentence that says what to do.
 """
 
 import os
@@ -15,7 +15,7 @@ import torch
 
 from models.pixels import SUFFIXES
 from training.cache import Records, cached
-from training.errors import DataError
+from training.errors import TrainingError
 from training.progress import progress_bar
 from training.reading import read_on_all_cores
 
@@ -32,20 +32,20 @@ class Listing(NamedTuple):
 
 
 def list_images(root: Path) -> Listing:
-    """The image files of each class of the folder. Raises DataError."""
+    """The image files of each class of the folder. Raises TrainingError."""
     try:
         if not root.is_dir():
-            raise DataError(f"there is no folder {root}")
+            raise TrainingError(f"there is no folder {root}")
         has_test = (root / "train").is_dir() and (root / "test").is_dir()
         left_aside = [name for name in _visible(root) if name not in ("train", "test")] if has_test else []
         parts = {part: _list_classes(root, part, left_aside) for part in (("train/", "test/") if has_test else ("",))}
     except OSError as error:
-        raise DataError(f"{error.filename} cannot be read: {error.strerror}") from None
+        raise TrainingError(f"{error.filename} cannot be read: {error.strerror}") from None
     for part, classes in parts.items():
         _check_classes(root / part, classes)
     if has_test and parts["train/"].keys() != parts["test/"].keys():
         alone = ", ".join(sorted(parts["train/"].keys() ^ parts["test/"].keys()))
-        raise DataError(f"{root / 'train'} and {root / 'test'} must have the same classes; only one has: {alone}")
+        raise TrainingError(f"{root / 'train'} and {root / 'test'} must have the same classes; only one has: {alone}")
     images = (name for classes in parts.values() for names in classes.values() for name in names)
     return Listing(sorted(images), has_test, sorted(left_aside))
 
@@ -71,25 +71,25 @@ def _visible(folder: Path) -> list[str]:
 def _check_classes(folder: Path, classes: dict[str, list[str]]) -> None:
     if not any(classes.values()):
         if "train" in classes:
-            raise DataError(
+            raise TrainingError(
                 f"{folder} has a folder train but none called test: call the part to score on {folder / 'test'}, "
                 f"or move the classes of {folder / 'train'} up into {folder}"
             )
-        raise DataError(
+        raise TrainingError(
             f"there are no images in {folder}: each class needs a folder of its name with its images in it, "
             f"such as {folder / 'cat' / '1.jpg'}"
         )
     if empty := sorted(name for name, files in classes.items() if not files):
-        raise DataError(
+        raise TrainingError(
             f"some classes of {folder} have no images ({', '.join(sorted(SUFFIXES))}) right in their folder: "
             f"fill or remove {', '.join(empty)}"
         )
     if len(classes) == 1:
-        raise DataError(f"{folder} has only one class, {next(iter(classes))}: a classifier needs two or more")
+        raise TrainingError(f"{folder} has only one class, {next(iter(classes))}: a classifier needs two or more")
     if len(classes) > _MOST_CLASSES:
-        raise DataError(f"{folder} has {len(classes):,} classes, and a model card has room for {_MOST_CLASSES:,}")
+        raise TrainingError(f"{folder} has {len(classes):,} classes, and a model card has room for {_MOST_CLASSES:,}")
     if unnamed := [name for name in classes if name != name.encode(errors="replace").decode()]:
-        raise DataError(f"the name of a class of {folder} is not UTF-8: rename {unnamed[0]!a}")
+        raise TrainingError(f"the name of a class of {folder} is not UTF-8: rename {unnamed[0]!a}")
 
 
 def read_images(root: Path, names: Sequence[str], size: int) -> tuple[torch.Tensor, list[str]]:
@@ -106,7 +106,7 @@ def read_images(root: Path, names: Sequence[str], size: int) -> tuple[torch.Tens
                 broken += broken_here
                 advance(len(pixels), "")
         if broken:
-            raise DataError(
+            raise TrainingError(
                 f"{len(broken)} of the {len(names)} images in {root} cannot be read: {first(5, sorted(broken))}. "
                 "Remove or repair them"
             )
@@ -117,7 +117,7 @@ def read_images(root: Path, names: Sequence[str], size: int) -> tuple[torch.Tens
 
 
 def refuse_leaks(names: Sequence[str], digests: Sequence[str], in_test: Sequence[bool]) -> None:
-    """Raises DataError where a test image is a training image too: its score would be memory, not skill."""
+    """Raises TrainingError where a test image is a training image too: its score would be memory, not skill."""
     trained = {digest: name for name, digest, test in zip(names, digests, in_test, strict=True) if not test}
     leaks = [
         f"{name} is {trained[digest]}"
@@ -125,7 +125,7 @@ def refuse_leaks(names: Sequence[str], digests: Sequence[str], in_test: Sequence
         if test and digest in trained
     ]
     if leaks:
-        raise DataError(
+        raise TrainingError(
             f"this would train on test images: {len(leaks)} of {sum(in_test)} are training images too "
             f"({first(3, leaks)}). Remove them from one of the two parts"
         )
@@ -137,7 +137,7 @@ def hold_out(class_names: Sequence[str], digests: Sequence[str], part: float, at
     That is as good as a draw, yet the same for every seed, machine and file name: no run trains on what another run
     tests with, or chooses by what another was trained on, but for a few images where the folder has grown since.
     Copies of a file stay together, whatever their classes.
-    Raises DataError where a class would have none left to train on.
+    Raises TrainingError where a class would have none left to train on.
     """
     digests_of = defaultdict(set)
     for class_name, digest in zip(class_names, digests, strict=True):
@@ -147,10 +147,11 @@ def hold_out(class_names: Sequence[str], digests: Sequence[str], part: float, at
         for distinct in digests_of.values()
         for digest in sorted(distinct)[: max(at_least, round(part * len(distinct)))]
     }
+    or_less = "" if at_least else ", or lower --validation"  # how many are for testing is not the user's choice
     if too_few := sorted(name for name, distinct in digests_of.items() if distinct <= held_out):
-        raise DataError(
-            f"to hold out {part:.0%} of each class leaves none to train on where there are too few images that differ: "
-            f"add some to {', '.join(too_few)}, or hold out less"
+        raise TrainingError(
+            f"holding out {part:.0%} of each class leaves no training images in classes with too few distinct images: "
+            f"add some to {', '.join(too_few)}{or_less}"
         )
     return [digest in held_out for digest in digests]
 

@@ -99,7 +99,7 @@ class Run:
         self._batches, self._loss = 0, 0.0  # of this epoch, and the sum over them
         self._running_loss = 0.0  # since the last report
         self._classifier, self._recipe, self._execution = classifier, recipe, execution
-        self._examples = examples._replace(pixels=_near(examples.pixels, classifier.mean.device))
+        self._examples = examples._replace(pixels=_on_device_if_it_fits(examples.pixels, classifier.mean.device))
         # On the CPU, so that every device sees the same images in one order (moved otherwise, by windows of its size).
         self._draws = torch.Generator().manual_seed(seed)
         self._augment = Augmentation(recipe, len(examples.labels), self._draws)
@@ -209,7 +209,7 @@ class Run:
             on_loss(self.epoch, self._batches, self._running_loss / self._batches)
 
 
-def _near(pixels: torch.Tensor, device: torch.device) -> torch.Tensor:
+def _on_device_if_it_fits(pixels: torch.Tensor, device: torch.device) -> torch.Tensor:
     """On the device where they leave it half of its free memory; else where they are, from where windows are sent."""
     if device.type == "cpu" or pixels.nbytes > _free_bytes(device) / 2:
         return pixels
@@ -229,6 +229,6 @@ def _refuse_divergence(losses: list[float], epoch: int, recipe: Recipe) -> None:
     if not math.isfinite(sum(losses)):
         field = "muon_learning_rate" if recipe.optimizer == "muon" else "learning_rate"
         raise TrainingError(
-            f"the loss became {sum(losses)} in epoch {epoch}, which no training mends: try another --seed, or a "
+            f"the training failed: the loss became {sum(losses)} in epoch {epoch}. Try another --seed, or a "
             f"--{field.replace('_', '-')} below {getattr(recipe, field):g}"
         )

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from models.architectures import build
+from models.architectures import UnknownArchitecture, build
 from models.card import ModelCard, find
 from models.checkpoint import CheckpointError, card_path, load
 from models.classifier import Classifier, has
@@ -41,20 +41,23 @@ def check_writable(options: Options) -> None:
             f"--promote {options.promote} and --output {options.output} would have the same model card, "
             f"{card_path(options.output)}: give --output another name"
         )
-    for output in filter(None, (options.output, options.promote)):
-        if distributed.rank() == 0:  # who alone writes
-            _check_writable(output)
+    if distributed.rank() > 0:  # the first process alone writes
+        return
+    output = options.output
+    _check_writable("--output", output, card_path(output), held_out_path(output), resume_path(output))
+    if options.promote:
+        _check_writable("--promote", options.promote, card_path(options.promote))
 
 
-def _check_writable(output: Path) -> None:
+def _check_writable(flag: str, path: Path, *others: Path) -> None:
     try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=output.parent).close()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path.parent).close()
     except OSError as error:
-        raise TrainingError(f"{output} cannot be written: {error.strerror} ({output.parent})") from None
-    for path in (card_path(output), held_out_path(output), resume_path(output)):
-        if path.is_dir():
-            raise TrainingError(f"{path} is a folder, and the run would write a file there: choose another --output")
+        raise TrainingError(f"{path} cannot be written: {error.strerror} ({path.parent})") from None
+    for other in others:
+        if other.is_dir():
+            raise TrainingError(f"{other} is a folder, and the run would write a file there: choose another {flag}")
 
 
 def in_precision_of(device: torch.device, recipe: Recipe) -> Recipe:
@@ -73,12 +76,12 @@ def check_network(recipe: Recipe, start: Classifier | None) -> None:
     try:
         net = build(card.architecture, num_classes=2, **(start.card.arguments if start else {})).eval()
         answer = Classifier(net, card).logits(torch.zeros(1, size, size, 3, dtype=torch.uint8))
-    except ValueError as error:
+    except UnknownArchitecture as error:
         raise TrainingError(str(error)) from None
-    except RuntimeError:
+    except RuntimeError as error:
         raise TrainingError(
-            f"{card.architecture} cannot take images of {size} pixels a side: choose another --image-size, "
-            "or another --architecture"
+            f"{card.architecture} cannot take images of {size} pixels a side ({str(error).partition(chr(10))[0]}): "
+            "choose another --image-size, or another --architecture"
         ) from None
     except Exception as error:  # of a network that a user wrote
         raise TrainingError(f"{card.architecture} fails: {type(error).__name__}: {error}") from None
@@ -135,18 +138,18 @@ def make_classifier(
     )
     classifier = Classifier(net, card)
     if start:
-        own, state = classifier.net.state_dict(), start.net.state_dict()
+        own, state = net.state_dict(), start.net.state_dict()
         # Of another number of classes, the last layer does not fit and begins anew.
         fitting = {name: value for name, value in state.items() if value.shape == own[name].shape}
-        classifier.net.load_state_dict(fitting, strict=False)
-    elif hasattr(classifier.net, "initialise"):
+        net.load_state_dict(fitting, strict=False)
+    elif hasattr(net, "initialise"):
         _initialise(classifier, data, images)
     return classifier
 
 
 def _normalisation(net: nn.Module, start: Classifier | None) -> dict[str, Any]:
     """What the weights to start from have learnt with, if it is not the tutorial's: for the card."""
-    source = start.card if start else net
+    source = start.card if start else type(net)  # of the class: a buffer of this name is the network's own affair
     return {name: getattr(source, name) for name in ("mean", "std") if hasattr(source, name)}
 
 
@@ -159,5 +162,5 @@ def _initialise(classifier: Classifier, data: Data, images: torch.Tensor) -> Non
             classifier.net.initialise(classifier.normalise(data.pixels[some]))  # type: ignore[operator]
     except OSError as error:
         raise TrainingError(
-            f"the weights to start from could not be fetched ({error}): choose another architecture"
+            f"the weights to start from could not be downloaded ({error}): try again, or choose another architecture"
         ) from None

@@ -56,7 +56,7 @@ def to_be_better_than(path: Path, classes: Sequence[str], input_size: int) -> Cl
     try:
         there = load(served)
     except CheckpointError as error:
-        raise TrainingError(f"the checkpoint to be better than cannot be asked: {error}") from None
+        raise TrainingError(f"the checkpoint to compare with cannot be loaded: {error}") from None
     if (list(there.card.classes), there.card.input_size) == (list(classes), input_size):
         return there
     if served != path:
@@ -78,5 +78,5 @@ def _not_better(path: Path, card: ModelCard, data: Data, device: torch.device) -
     assert card.scores  # noqa: S101
     if card.scores.accuracy > before.accuracy:
         return None
-    name = path if path.exists() else f"there is no {path}, and {STRONG.stem}, which ships and serves without one,"
+    name = path if path.exists() else f"there is no {path}, and {STRONG.stem}, which cifar-serve serves without one,"
     return f"{name} is right on {before.accuracy:.2%} of {before.n} test images, this one on {card.scores.accuracy:.2%}"

@@ -22,7 +22,7 @@ class Recipe:
     )
     image_size: int = Field(default=32, ge=1, le=4096, description="pixels a side of what the network sees")
     epochs: int = Field(ge=1, description="passes over the training images")
-    batch_size: int = Field(ge=1, description="images an update")
+    batch_size: int = Field(ge=1, description="images per update")
     validation: float = Field(
         default=0.1,
         ge=0,
@@ -33,25 +33,25 @@ class Recipe:
     optimizer: Literal["sgd", "adam", "muon"] = Field(
         default="sgd", description="sgd, adam, or muon, which leaves to sgd what has one dimension, such as biases"
     )
-    learning_rate: float = Field(gt=0, description="of an update of sgd or adam, at its highest")
+    learning_rate: float = Field(gt=0, description="the highest learning rate of sgd or adam")
     schedule: Literal["constant", "triangle"] = Field(
         default="triangle", description="constant, or triangle: up for a fifth of the updates, then down to 0"
     )
     momentum: float = Field(default=0.9, ge=0, lt=1, description="part of the last step that is taken again (sgd)")
-    nesterov: bool = Field(default=True, description="whether the gradient is the one after the momentum's step (sgd)")
+    nesterov: bool = Field(default=True, description="whether the momentum is Nesterov's (sgd)")
     norm_bias_factor: float = Field(
-        default=1, gt=0, description="the learning rate of batch normalisations' biases is so many times the others'"
+        default=1, gt=0, description="multiplies the learning rate of batch normalisations' biases"
     )
     weight_decay: float = Field(
         default=0, ge=0, description="part of a weight that is added to its gradient (sgd, adam)"
     )
-    muon_learning_rate: float = Field(default=0.02, gt=0, description="of an update of muon, at its highest")
+    muon_learning_rate: float = Field(default=0.02, gt=0, description="the highest learning rate of muon")
     muon_weight_decay: float = Field(default=0.1, ge=0, description="part of a weight that is added to its step (muon)")
     label_smoothing: float = Field(
         default=0, ge=0, lt=1, description="probability of a label that is spread over all classes"
     )
     weighted_loss: bool = Field(
-        default=False, description="whether an image's loss counts the more the rarer its class is, so that all matter"
+        default=False, description="whether images of rare classes count more, so that all classes count alike"
     )
 
     flip: Literal["none", "random", "alternating"] = Field(

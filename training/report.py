@@ -31,7 +31,7 @@ class Report:
         self.page = folder / "report.html"
         self._folder = folder
         self._events: Events | None = None
-        self._warned = False
+        self._told: set[str] = set()
 
     def begin(self, net: nn.Module, examples: Examples, recipe: Recipe, seed: int, resume: bool) -> None:
         """Show in TensorBoard what is trained, and on what: some of the pictures as the network gets to see them.
@@ -65,10 +65,9 @@ class Report:
             history = json.dumps([epoch._asdict() for epoch in epochs], indent=1) + "\n"
             write_atomically({self._folder / "history.json": history.encode()})
             pictures = _draw(card, epochs, data, logits)
-            for name, png in pictures.items():
-                write_atomically({self._folder / f"{name}.png": png})
-            page = _page(card, len(epochs), pictures)
-            write_atomically({self.page: page.encode(errors="replace")})
+            page = _page(card, len(epochs), pictures).encode(errors="replace")
+            files = {self._folder / f"{name}.png": png for name, png in pictures.items()}
+            write_atomically({**files, self.page: page})
             return True
         return False
 
@@ -77,10 +76,10 @@ class Report:
         try:
             yield
         except Exception as error:  # whatever it is: hours of training are worth more than their report
-            reason = error.strerror if isinstance(error, OSError) else f"{type(error).__name__}: {error}"
-            if not self._warned:
+            reason = (isinstance(error, OSError) and error.strerror) or f"{type(error).__name__}: {error}"
+            if reason not in self._told:
                 print(f"cifar-train: warning: {self._folder} is not complete ({reason})", file=sys.stderr)
-            self._warned = True
+            self._told.add(reason)
 
 
 def _as_trained_on(examples: Examples, recipe: Recipe, seed: int) -> torch.Tensor:

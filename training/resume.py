@@ -46,7 +46,10 @@ class SavedRun:
         """Whoever forgot `--resume` loses nothing."""
         aside = Path(f"{self.path}.old")
         self.path.replace(aside)
-        distributed.say(f"A stopped run, which --resume would have gone on with, lay in {self.path}: now in {aside}")
+        distributed.say(
+            f"{self.path} held a stopped run, and is now {aside}. To go on with that one, stop this one, move it back, "
+            "and add --resume"
+        )
 
     def load(self) -> dict[str, Any]:
         """What was saved. Raises TrainingError where it is damaged, or another run's."""
@@ -63,7 +66,7 @@ class SavedRun:
             if before == value:
                 continue
             if name == "data_fingerprint":
-                raise TrainingError(f"{self.path} is of other pictures, or they have changed: train without --resume")
+                raise TrainingError(f"{self.path} is of a run on other or changed pictures: train without --resume")
             raise TrainingError(
                 f"{self.path} is of a run whose {name} was {before!r}, not {value!r}: "
                 "repeat its command with --resume, or train anew without"

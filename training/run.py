@@ -14,7 +14,7 @@ from models.card import ModelCard, Scores, Training
 from models.classifier import Classifier
 from models.machine import cores
 from training import distributed
-from training.data import Data, hold_back, imbalanced, load
+from training.data import Data, imbalanced, load, split_validation
 from training.distributed import say
 from training.errors import TrainingError
 from training.evaluation import accuracy, fit_temperature, least_usual_confidence, logits_of, score
@@ -61,7 +61,7 @@ def run(recipe: Recipe, options: Options) -> None:
     check_network(recipe, start)
     distributed.refuse_empty_shares(recipe.batch_size)
     data = read(recipe, options)
-    images, validation = hold_back(data, recipe.validation)
+    images, validation = split_validation(data, recipe.validation)
     distributed.refuse_empty_shares(len(images))
     tell_of_no_validation(recipe, validation)
     tell_of_known_images(start, data, validation)

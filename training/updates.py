@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from models.classifier import Classifier, autocast
 from training import distributed
-from training.execution import there_and_back
+from training.execution import forward_and_backward
 from training.muon import Muon
 from training.recipe import Recipe
 
@@ -156,7 +156,7 @@ def compiled(classifier: Classifier, recipe: Recipe) -> nn.Module:
     before, batch_size = copy.deepcopy(classifier.net.state_dict()), math.ceil(recipe.batch_size / distributed.size())
     inputs = classifier.normalise(torch.zeros(batch_size, size, size, 3, dtype=torch.uint8).to(classifier.mean.device))
     try:
-        there_and_back(net, inputs, recipe.precision)
+        forward_and_backward(net, inputs, recipe.precision)
     except Exception as error:  # whatever its many parts raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         distributed.say(f"Training without --compile, since torch.compile fails here: {reason}")

@@ -1,7 +1,8 @@
 """The registry of networks. A new architecture is one file in this folder with a `@register("name")` class.
 
 Each takes `num_classes` and maps float32 [N, 3, H, W] (normalised) to logits float32 [N, num_classes]. It may have
-`initialise`, called with some training images, inputs to it, for its first weights, and `mean` and `std` of its own.
+`initialise`, called with some training images, inputs to it, for its first weights, and class attributes `mean` and
+`std`, where it wants others than the tutorial's.
 """
 
 import importlib
@@ -15,6 +16,10 @@ _ARCHITECTURES: dict[str, type[nn.Module]] = {}
 Architecture = TypeVar("Architecture", bound=type[nn.Module])
 
 
+class UnknownArchitecture(ValueError):
+    """No network has this name; the message lists those that there are."""
+
+
 def register(name: str) -> Callable[[Architecture], Architecture]:
     """Class decorator: the network can be built, and named in a model card, as `name`."""
 
@@ -26,9 +31,9 @@ def register(name: str) -> Callable[[Architecture], Architecture]:
 
 
 def build(name: str, num_classes: int, **arguments: object) -> nn.Module:
-    """The network `name`, with fresh weights. Raises ValueError where no such architecture is registered."""
+    """The network `name`, with fresh weights. Raises UnknownArchitecture, or what the network itself raises."""
     if name not in _ARCHITECTURES:
-        raise ValueError(f"no architecture is called {name!r}; there are: {', '.join(sorted(_ARCHITECTURES))}")
+        raise UnknownArchitecture(f"no architecture is called {name!r}; there are: {', '.join(sorted(_ARCHITECTURES))}")
     return _ARCHITECTURES[name](num_classes=num_classes, **arguments)
 
 

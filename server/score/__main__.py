@@ -25,7 +25,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may hold what the terminal cannot show
     arguments = _parser().parse_args(argv)
     if not all(importlib.util.find_spec(module) for module in ("litserve", "pyarrow")):
-        print("cifar-score: it is not installed: pip install '.[server,score]' in its checkout", file=sys.stderr)
+        print(
+            "cifar-score: it is not installed: pip install '.[server,score]' in the folder of this repository",
+            file=sys.stderr,
+        )
         return 1
     from models.checkpoint import CheckpointError
     from server.score.images import ScoreError

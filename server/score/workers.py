@@ -117,7 +117,7 @@ def score_on_ray(
         import ray
         import ray.data
     except ModuleNotFoundError:
-        raise ScoreError("Ray is not installed: pip install '.[ray]' in its checkout") from None
+        raise ScoreError("Ray is not installed: pip install '.[ray]' in the folder of this repository") from None
     from server.score.scorer import Scorer
 
     make(*scorer[1:])  # what is wrong with a checkpoint is said better here than by an actor

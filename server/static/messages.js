@@ -26,7 +26,7 @@ const messages = {
     interval: "95% interval: {low} to {high}",
     unscored: "Nobody has measured this checkpoint yet: cifar-evaluate does.",
     perClass: "Right, by class",
-    confusion: "What it takes for what",
+    confusion: "Confusion matrix",
     confusionHelp: "Rows: what the images show. Columns: what the model says. Cells: images.",
     name: "Name and version",
     architecture: "Network",

@@ -31,8 +31,8 @@ def test_two_services_answer_the_same_images_and_chance_is_reckoned_with(
     assert main(["--data", "data", "--against", rival.url, "--json", "scores.json"]) == 0
     assert capsys.readouterr().out.splitlines()[-3:] == [
         f"against    37.50% of {rival.url}, cifar_net ba9876543210",
-        "alone      3 images only this service has right, 0 only that",
-        "verdict    it scores +37.50 points against that: no more than chance gives (McNemar's test, p = 0.250)",
+        "alone      3 images only this service got right, 0 only the other",
+        "verdict    a difference of +37.50 points: no more than chance explains (McNemar's test, p = 0.250)",
     ]
     found = json.loads(Path("scores.json").read_text())
     assert found["comparison"] == {"only_this": 3, "only_against": 0, "p": 0.25, "more_than_chance": False}
@@ -45,7 +45,7 @@ def test_a_difference_that_chance_does_not_explain_is_called_so(
     for number in range(10, 30):
         Path(f"data/test/circle/{number}.png").write_bytes(png(0))
     assert main(["--data", "data", "--against", rival.url]) == 0
-    assert capsys.readouterr().out.endswith(": more than chance gives (McNemar's test, p < 0.001)\n")
+    assert capsys.readouterr().out.endswith(": more than chance explains (McNemar's test, p < 0.001)\n")
 
 
 def test_a_rival_of_other_classes_is_refused(

@@ -17,7 +17,7 @@ from models.card import ModelCard
 from models.classifier import Classifier
 from tests.pictures import draw_shape
 from training import cache, folder
-from training.errors import DataError
+from training.errors import TrainingError
 from training.evaluation import evaluate
 from training.folder import list_images, read_images
 from training.loop import Examples, train
@@ -113,15 +113,15 @@ def test_training_takes_no_memory_for_pictures_that_lie_on_the_disk(tmp_path: Pa
     with warnings.catch_warnings(action="ignore"):
         pixels = torch.from_numpy(np.load(sparse_records(tmp_path / "many.npy", count), mmap_mode="r")["pixels"])
     classifier = Classifier(build("net", num_classes=10), ModelCard())
-    examples = Examples(pixels, torch.zeros(count, dtype=torch.int64), torch.arange(0, count, 50))
+    examples = Examples(pixels, torch.zeros(count, dtype=torch.int64), torch.arange(0, count, 4))
     before, most = anonymous_megabytes(), 0
 
     def look(*_: object) -> None:
         nonlocal most
         most = max(most, anonymous_megabytes() - before)
 
-    train(classifier, examples, replace(TUTORIAL, epochs=1, report_every=200), 0, on_loss=look)
-    evaluate(classifier, pixels, torch.arange(count) % 10, torch.arange(0, count, 51), "black")
+    train(classifier, examples, replace(TUTORIAL, epochs=1, batch_size=400, report_every=10), 0, on_loss=look)
+    evaluate(classifier, pixels, torch.arange(count) % 10, torch.arange(0, count, 5), "black")
     look()
     assert most < 150, f"{most} MB more for {pixels.nbytes // 10**6} MB of pictures"
 
@@ -144,7 +144,7 @@ def test_a_damaged_cache_is_made_anew(draw_folder: Draw, cache_folder: Path) -> 
 def test_a_picture_that_cannot_be_read_leaves_no_cache(draw_folder: Draw, cache_folder: Path) -> None:
     root = draw_folder()
     (root / "circle" / "bad.png").write_bytes(b"text")
-    with pytest.raises(DataError, match=r"bad\.png"):
+    with pytest.raises(TrainingError, match=r"bad\.png"):
         read(root)
     assert list(cache_folder.iterdir()) == []
 

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from training import data as data_module
-from training.data import hold_back, load_cifar10, load_folder
-from training.errors import DataError
+from training.data import load_cifar10, load_folder, split_validation
+from training.errors import TrainingError
 
 Draw = Callable[..., Path]
 
@@ -77,15 +77,15 @@ def test_copies_of_a_file_are_never_trained_on_and_validated_with(draw_folder: D
         shutil.copy(path, root / "train" / "square" / f"mistaken-{number}.png")
     data = load_folder(root, 32)
     for part in (0.25, 0.45):  # of 20 circles, 10 of which differ: both cut between copies
-        kept, held_back = hold_back(data, part)
+        kept, held_back = split_validation(data, part)
         digests = [{data.digests[image] for image in images.tolist()} for images in (kept, held_back)]
         assert not digests[0] & digests[1]
         assert sorted(torch.cat([kept, held_back]).tolist()) == data.train.tolist()
-    assert [len(images) for images in hold_back(data, 0)] == [40, 0]
+    assert [len(images) for images in split_validation(data, 0)] == [40, 0]
     with pytest.raises(
-        DataError, match=r"^to hold out 99% of each class .* add some to circle, square, or hold out less$"
+        TrainingError, match=r"^holding out 99% of each class .* add some to circle, square, or lower --validation$"
     ):
-        hold_back(data, 0.99)
+        split_validation(data, 0.99)
 
 
 def test_a_class_of_two_images_gives_one_to_each_part(draw_folder: Draw) -> None:
@@ -170,6 +170,6 @@ def test_a_download_that_fails_is_one_sentence_and_leaves_no_half_archive(
     monkeypatch.setattr(CIFAR10, "url", (cifar10_folder / "not-there.tar.gz").as_uri())
     (cifar10_folder / CIFAR10.filename).write_bytes(b"half a download")
     monkeypatch.setattr(data_module, "CIFAR10_ROOT", cifar10_folder)
-    with pytest.raises(DataError, match=r"^CIFAR-10 could not be downloaded \(.*\): try again, or .* --data DIR$"):
+    with pytest.raises(TrainingError, match=r"^CIFAR-10 could not be downloaded \(.*\): try again, or .* --data DIR$"):
         data_module.load("cifar10", 32)
     assert not (cifar10_folder / CIFAR10.filename).exists()

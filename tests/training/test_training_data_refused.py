@@ -8,14 +8,14 @@ import pytest
 from PIL import Image
 
 from training.data import load_folder
-from training.errors import DataError
+from training.errors import TrainingError
 
 Draw = Callable[..., Path]
 
 
 def refusal(root: Path) -> str:
     """What load_folder says about a folder that it refuses: one line."""
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(TrainingError) as caught:
         load_folder(root, 32)
     assert "\n" not in str(caught.value)
     return str(caught.value)
@@ -75,7 +75,7 @@ def test_a_class_with_too_few_images_to_split_is_refused(draw_folder: Draw) -> N
     (root / "lonely").mkdir()
     Image.new("RGB", (8, 8), "red").save(root / "lonely" / "1.png")
     shutil.copy(root / "lonely" / "1.png", root / "lonely" / "2.png")
-    assert refusal(root).endswith("too few images that differ: add some to lonely, or hold out less")
+    assert refusal(root).endswith("too few distinct images: add some to lonely")
 
 
 def test_unreadable_images_are_counted_and_the_first_five_named(draw_folder: Draw) -> None:

@@ -142,7 +142,9 @@ def test_an_epoch_too_short_for_a_report_has_one_at_its_end() -> None:
 
 def test_a_loss_that_is_no_number_ends_the_training() -> None:
     recipe = replace(TUTORIAL, learning_rate=1e30)
-    with pytest.raises(TrainingError, match=r"^the loss became nan in epoch 1, .*--learning-rate below"):
+    with pytest.raises(
+        TrainingError, match=r"^the training failed: the loss became nan in epoch 1\..* --learning-rate b"
+    ):
         train(fresh_classifier(), EXAMPLES, recipe, 0, on_loss=lambda epoch, batch, loss: None)
 
 

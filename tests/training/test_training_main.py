@@ -148,12 +148,12 @@ def test_a_reader_that_leaves_ends_the_run_without_a_traceback(draw_folder: Draw
         assert process.stderr is not None
         process.stdout.readline()
         process.stdout.close()
-        assert process.stderr.read() == "cifar-train: stopped, since what read its output is gone\n"
+        assert process.stderr.read() == "cifar-train: stopped: the program that read its output has ended\n"
     assert process.returncode == 141
 
 
 def test_a_reader_that_leaves_the_list_of_recipes_sees_no_traceback() -> None:
-    said = "cifar-train: stopped, since what read its output is gone\n"
+    said = "cifar-train: stopped: the program that read its output has ended\n"
     assert run_unread(sys.executable, "-m", "training", "--list") == (141, said)
 
 

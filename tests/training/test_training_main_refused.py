@@ -70,7 +70,10 @@ def test_a_device_that_is_not_here_is_refused_before_the_data_is_read(capsys: py
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["--image-size", "48"], "net cannot take images of 48 pixels a side: choose another --image-size, or another"),
+        (
+            ["--image-size", "48"],
+            "net cannot take images of 48 pixels a side (mat1 and mat2 shapes cannot",
+        ),
         (["fast", "--image-size", "2"], "airbench cannot take images of 2 pixels a side"),
         (["--architecture", "fancy"], "no architecture is called 'fancy'; there are: "),
     ],
@@ -131,4 +134,7 @@ def test_without_torch_it_says_what_to_install() -> None:
     code = "import sys; sys.modules['torch'] = None; from training.__main__ import main; sys.exit(main([]))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
-    assert done.stderr == "cifar-train: torch is not installed: pip install '.[training]' in its checkout\n"
+    assert (
+        done.stderr
+        == "cifar-train: torch is not installed: pip install '.[training]' in the folder of this repository\n"
+    )

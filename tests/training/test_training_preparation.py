@@ -12,6 +12,7 @@ from models.architectures import _ARCHITECTURES, build
 from models.card import SHIPPED, TUTORIAL_NET, ModelCard
 from models.checkpoint import load, save
 from models.classifier import has
+from tests.networks import Centred
 from training.__main__ import main
 from training.errors import TrainingError
 from training.preparation import _normalisation, weights_to_start_from
@@ -73,6 +74,15 @@ def test_weights_bring_their_networks_arguments_and_their_normalisation(
     torch.testing.assert_close(after.net.state_dict()["hidden.weight"], before.net.state_dict()["hidden.weight"])
 
 
+def test_a_network_may_have_a_mean_of_its_own(draw_folder: Draw, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(_ARCHITECTURES, "centred", Centred)
+    draw_folder()
+    assert main(["--data", "shapes", "--architecture", "centred", "--epochs", "1", "--no-report"]) == 0
+    there = load(Path("cifar_net.pth"))
+    assert there.card.mean == (0.5, 0.5, 0.5), "what comes before the network is another"
+    assert "mean" in there.net.state_dict()
+
+
 def test_imagenets_weights_get_pictures_as_they_have_learnt_them() -> None:
     from torchvision.models import ResNet18_Weights
 
@@ -113,6 +123,15 @@ def test_what_cannot_work_is_refused_before_anything_is_read(
 ) -> None:
     assert main([*arguments, "--data", "nowhere"]) == 1
     assert capsys.readouterr().err == f"cifar-train: {sentence}\n"
+
+
+@pytest.mark.parametrize("flag", ["--output", "--promote"])
+def test_a_folder_where_a_card_would_go_is_told_with_its_flag(flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("net.json").mkdir()
+    assert main([flag, "net.pth", "--data", "nowhere"]) == 1
+    said = capsys.readouterr().err
+    assert "net.json is a folder" in said
+    assert said.endswith(f": choose another {flag}\n")
 
 
 def test_too_little_memory_is_one_sentence() -> None:

@@ -121,7 +121,7 @@ def test_other_classes_are_not_replaced_and_what_cannot_be_asked_is_an_error(
     Path("served.pth").write_bytes(b"damaged")
     assert main([*RUN, "--if-better"]) == 1
     said = capsys.readouterr()
-    assert "cannot be asked: served.pth is damaged" in said.err
+    assert "cannot be loaded: served.pth is damaged" in said.err
     assert "Training" not in said.out
     assert Path("served.pth").read_bytes() == b"damaged"
 
@@ -161,4 +161,4 @@ def test_what_ships_is_not_replaced_by_one_that_scores_less(
                 (folder / path.name).symlink_to(path)
     assert main([*RUN, "--epochs", "1", "--if-better"]) == 0
     assert not Path("served.pth").exists()
-    assert "Not promoted: there is no served.pth, and strong, which ships and serves" in capsys.readouterr().out
+    assert "Not promoted: there is no served.pth, and strong, which cifar-serve serves" in capsys.readouterr().out

@@ -13,7 +13,7 @@ import pytest
 
 from training import reading
 from training.data import load_folder
-from training.errors import DataError, TrainingError
+from training.errors import TrainingError
 from training.folder import list_images, read_images
 
 Draw = Callable[..., Path]
@@ -52,7 +52,7 @@ def test_what_children_cannot_read_is_listed(draw_folder: Draw) -> None:
     root = draw_folder()
     for number in range(3, 12):
         (root / "circle" / f"{number:03}.png").write_bytes(b"text")
-    with pytest.raises(DataError, match=r"^9 of the 24 images .*circle/003\.png \(not an image.* and 4 more"):
+    with pytest.raises(TrainingError, match=r"^9 of the 24 images .*circle/003\.png \(not an image.* and 4 more"):
         load_folder(root, 32)
 
 

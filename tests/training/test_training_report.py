@@ -185,6 +185,15 @@ def test_a_full_disk_is_a_warning_and_leaves_no_page_of_another_run(capsys: pyte
     assert not report.page.exists()
 
 
+def test_each_trouble_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    report = Report(Path("net.run"))
+    for trouble in ("no graph", "no graph", "no picture"):
+        with report._or_a_warning():
+            raise ValueError(trouble)
+    told = capsys.readouterr().err.splitlines()
+    assert [line.rpartition(": ")[2] for line in told] == ["no graph)", "no picture)"]
+
+
 def test_where_no_report_can_be_written_the_run_does_the_rest(
     draw_folder: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -205,7 +214,7 @@ def test_what_a_report_needs_is_missed_before_the_training_and_only_where_it_is_
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert main(["--data", "shapes"]) == 1
-    missing = "cifar-train: matplotlib is not installed: pip install '.[training]' in its checkout\n"
+    missing = "cifar-train: matplotlib is not installed: pip install '.[training]' in the folder of this repository\n"
     assert capsys.readouterr() == ("", missing)
     assert main(["--data", "shapes", "--no-report"]) == 0
     assert not Path("cifar_net.run").exists()

@@ -25,7 +25,7 @@ from training.history import Epoch
 from training.loop import Examples, Run
 from training.recipe import TUTORIAL
 
-RUN = ["net-best", "--precision", "float32", "--data", "shapes", "--epochs", "20", "--batch-size", "8"]
+RUN = ["net-best", "--precision", "float32", "--data", "shapes", "--epochs", "12", "--batch-size", "8"]
 RUN += ["--report-every", "5", "--cutout", "4", "--no-report"]
 STOPS = {signal.SIGTERM: 143, signal.SIGKILL: -signal.SIGKILL}  # and the exit code of each; SIGINT is as SIGTERM
 
@@ -89,7 +89,7 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 def test_whoever_forgets_to_say_resume_loses_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     stopped = Path("SIGTERM.resume").read_bytes()
     assert main([*RUN, "--output", "SIGTERM.pth"]) == 0
-    assert "lay in SIGTERM.resume: now in SIGTERM.resume.old\n" in capsys.readouterr().out
+    assert "SIGTERM.resume held a stopped run, and is now SIGTERM.resume.old. To go on" in capsys.readouterr().out
     assert Path("SIGTERM.resume.old").read_bytes() == stopped
 
 
@@ -101,13 +101,13 @@ def test_one_command_begins_a_run_and_goes_on_with_it(capsys: pytest.CaptureFixt
 
 def test_another_run_and_a_damaged_one_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
     assert "is of a run whose seed was 0, not 1" in refusal(capsys, "--seed", "1")
-    assert "is of a run whose epochs was 20, not 9: repeat" in refusal(capsys, "--epochs", "9")
+    assert "is of a run whose epochs was 12, not 9: repeat" in refusal(capsys, "--epochs", "9")
     Path("damaged.resume").write_bytes(b"damaged")
     assert "damaged.resume is damaged: train anew without" in refusal(capsys, "--output", "damaged.pth")
     torch.save({"of": "something else"}, "damaged.resume")
     assert "damaged.resume is damaged: train anew without" in refusal(capsys, "--output", "damaged.pth")
     draw_shape("circle", 60).save("shapes/circle/60.png")
-    assert "SIGTERM.resume is of other pictures, or they have changed: train without" in refusal(capsys)
+    assert "SIGTERM.resume is of a run on other or changed pictures: train without" in refusal(capsys)
 
 
 def test_a_disk_that_is_full_ends_the_run_and_leaves_what_was_saved_before(capsys: pytest.CaptureFixture[str]) -> None:

@@ -180,7 +180,7 @@ def test_a_compiler_that_fails_without_a_word_is_named_by_its_error(
     def fail(*_: object) -> None:
         raise NotImplementedError
 
-    monkeypatch.setattr("training.updates.there_and_back", fail)
+    monkeypatch.setattr("training.updates.forward_and_backward", fail)
     classifier = classifier_of(TUTORIAL)
     assert compiled(classifier.train(), TUTORIAL) is classifier.net
     assert capsys.readouterr().out.endswith("torch.compile fails here: NotImplementedError\n")
