@@ -113,6 +113,4 @@ def _difference(run: _Run, first: _Run) -> str:
     p = math.erfc(abs(a - b) / deviation / math.sqrt(2)) if deviation else 1.0
     verdict = f"{'more' if p < _SURE else 'no more'} than chance explains on {n:,} test images"
     shown = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
-    return (
-        f"{run.name} scores {100 * (a - b):+.1f} points compared with {first.name}: {verdict} ({shown}, one seed each)"
-    )
+    return f"{run.name} scores {100 * (a - b):+.1f} points against {first.name}: {verdict} ({shown}, one seed each)"

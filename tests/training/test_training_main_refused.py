@@ -72,7 +72,7 @@ def test_a_device_that_is_not_here_is_refused_before_the_data_is_read(capsys: py
     [
         (
             ["--image-size", "48"],
-            "net cannot take images of 48 pixels a side (mat1 and mat2 shapes cannot",
+            "mat1 and mat2 shapes cannot be multiplied (1x1296 and 400x120)): choose another --image-size",
         ),
         (["fast", "--image-size", "2"], "airbench cannot take images of 2 pixels a side"),
         (["--architecture", "fancy"], "no architecture is called 'fancy'; there are: "),
