@@ -24,8 +24,11 @@ from training.errors import TrainingError
 
 Images = tuple[Pixels, list[bytes], list[str]]
 
-_BLOCK = 32  # images a child reads at a time: more save little, and of large photos they would be seconds of work
+_FIRST = 8  # images that are read here at a time, which also tells how long one takes
 _START_S = 0.3  # what starting the children takes: worth it for whatever is not read in that time without them
+_BLOCK_S = (
+    0.03  # of work for a child at a time: 500 small pictures, or a photo; more saves little, and they end together
+)
 
 
 def read(root: Path, names: Sequence[str], size: int) -> Images:
@@ -46,14 +49,15 @@ def read(root: Path, names: Sequence[str], size: int) -> Images:
 
 def read_on_all_cores(root: Path, names: Sequence[str], size: int) -> Generator[tuple[slice, Images], None, None]:
     """What `read` gives for each slice of `names`, in any order; close it to stop early. Raises TrainingError."""
-    blocks = (slice(start, start + _BLOCK) for start in range(0, len(names), _BLOCK))
-    started = time.monotonic()
-    for block in blocks:
+    started, done, spent_s = time.monotonic(), 0, 0.0
+    while done < len(names) and spent_s <= _START_S:
+        block = slice(done, done + _FIRST)
         yield block, read(root, names[block], size)
-        if time.monotonic() - started > _START_S:
-            break
+        done, spent_s = done + _FIRST, time.monotonic() - started
+    count = max(1, round(_BLOCK_S * done / spent_s))
+    blocks = [slice(start, start + count) for start in range(done, len(names), count)]
     try:
-        yield from _read_in_children(root, names, size, list(blocks))
+        yield from _read_in_children(root, names, size, blocks)
     except (EOFError, ConnectionError, MemoryError):
         raise TrainingError(
             f"a process that read images of {root} was ended: is there too little memory, or an image that crashes it?"

@@ -21,9 +21,10 @@ Draw = Callable[..., Path]
 
 @pytest.fixture
 def children_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only the first three images are read in this process."""
-    monkeypatch.setattr(reading, "_BLOCK", 3)
-    monkeypatch.setattr(reading, "_START_S", -1.0)
+    """Only the first three images are read in this process, and the others one at a time."""
+    monkeypatch.setattr(reading, "_FIRST", 3)
+    monkeypatch.setattr(reading, "_START_S", 0.0)
+    monkeypatch.setattr(reading, "_BLOCK_S", 0.0)
 
 
 def test_few_images_start_no_process(draw_folder: Draw, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,7 +75,7 @@ import sys, time
 from pathlib import Path
 import psutil
 from training import reading
-reading._START_S = -1.0
+reading._START_S = reading._BLOCK_S = 0.0
 root = Path(sys.argv[1])
 blocks = reading.read_on_all_cores(root, [path.name for path in root.iterdir()] * 10, 32)
 next(blocks), next(blocks)
