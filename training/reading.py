@@ -26,9 +26,7 @@ Images = tuple[Pixels, list[bytes], list[str]]
 
 _FIRST = 8  # images that are read here at a time, which also tells how long one takes
 _START_S = 0.3  # what starting the children takes: worth it for whatever is not read in that time without them
-_BLOCK_S = (
-    0.03  # of work for a child at a time: 500 small pictures, or a photo; more saves little, and they end together
-)
+_BLOCK_S = 0.03  # of work for a child at a time, as for 500 small pictures or one photo: more saves little
 
 
 def read(root: Path, names: Sequence[str], size: int) -> Images:
