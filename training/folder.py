@@ -147,8 +147,8 @@ def hold_out(class_names: Sequence[str], digests: Sequence[str], part: float, at
         for distinct in digests_of.values()
         for digest in sorted(distinct)[: max(at_least, round(part * len(distinct)))]
     }
-    or_less = "" if at_least else ", or lower --validation"  # how many are for testing is not the user's choice
     if too_few := sorted(name for name, distinct in digests_of.items() if distinct <= held_out):
+        or_less = "" if at_least else ", or lower --validation"  # how many are for testing is not the user's choice
         raise TrainingError(
             f"holding out {part:.0%} of each class leaves no training images in classes with too few distinct images: "
             f"add some to {', '.join(too_few)}{or_less}"

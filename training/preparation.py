@@ -14,7 +14,7 @@ from models.classifier import Classifier, has
 from training import distributed
 from training.data import Data
 from training.distributed import say
-from training.errors import TrainingError
+from training.errors import TrainingError, first_line
 from training.options import Options, held_out_path, resume_path
 from training.recipe import Recipe, change
 
@@ -80,7 +80,7 @@ def check_network(recipe: Recipe, start: Classifier | None) -> None:
         raise TrainingError(str(error)) from None
     except RuntimeError as error:
         raise TrainingError(
-            f"{card.architecture} cannot take images of {size} pixels a side ({str(error).partition(chr(10))[0]}): "
+            f"{card.architecture} cannot take images of {size} pixels a side ({first_line(error)}): "
             "choose another --image-size, or another --architecture"
         ) from None
     except Exception as error:  # of a network that a user wrote

@@ -61,6 +61,7 @@ class Report:
         The page is written last, and another run's is removed first: it is there only where all the rest is.
         """
         with self._or_a_warning():
+            # Where a file is in its place, that is the trouble which `begin` told of.
             self._folder.mkdir(parents=True, exist_ok=True)
             self.page.unlink(missing_ok=True)
             history = json.dumps([epoch._asdict() for epoch in epochs], indent=1) + "\n"

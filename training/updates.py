@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from models.classifier import Classifier, autocast
 from training import distributed
+from training.errors import first_line
 from training.execution import forward_and_backward
 from training.muon import Muon
 from training.recipe import Recipe
@@ -158,8 +159,7 @@ def compiled(classifier: Classifier, recipe: Recipe) -> nn.Module:
     try:
         forward_and_backward(net, inputs, recipe.precision)
     except Exception as error:  # whatever its many parts raise
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        distributed.say(f"Training without --compile, since torch.compile fails here: {reason}")
+        distributed.say(f"Training without --compile, since torch.compile fails here: {first_line(error)}")
         return classifier.net
     finally:
         classifier.net.load_state_dict(before)  # what the trial did to normalisations
