@@ -21,7 +21,7 @@ _COVERED = 3 / 8  # of the picture's side: with less, a network that is sure fin
 
 
 async def explain(service: Service, pixels: Pixels, class_id: str | None, settings: Settings) -> dict[str, Any]:
-    """uint8 [H, W, 3], as the model takes it → what speaks for this class, or for the most probable one: as
+    """uint8 [H, W, 3], as the model takes it → what led to this class, or to the most probable one: as
     schemas.Explained has it.
 
     No more than a batch of pictures is with the workers at a time, so that others' requests get between.

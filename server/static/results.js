@@ -1,4 +1,4 @@
-// One picture: as sent, as the model sees it, what the model says and, on demand, which of its pixels spoke.
+// One picture: as sent, as the model sees it, what the model says and, on demand, which of its parts led to that.
 import { Refusal, ask } from "./api.js";
 import { bars, make } from "./dom.js";
 import { named, number, percent, t } from "./messages.js";

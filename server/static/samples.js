@@ -15,8 +15,8 @@ async function sampleButton(name, choose) {
   const blob = await (await ask(`samples/${name.split("/").map(encodeURIComponent).join("/")}`)).blob();
   const picture = make("img", { src: URL.createObjectURL(blob), alt: name.replace(/\.\w+$/, "") });
   await picture.decode();
-  const onclick = async () => choose(await asFile(name, blob, picture));
-  return make("li", {}, make("button", { type: "button", onclick }, picture));
+  const file = await asFile(name, blob, picture); // now, as pictures pressed one after another keep their order
+  return make("li", {}, make("button", { type: "button", onclick: () => choose(file) }, picture));
 }
 
 /** A drawing becomes a PNG: the model wants pixels. */

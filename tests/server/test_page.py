@@ -92,7 +92,7 @@ def test_an_explanation_comes_on_demand_and_counts_as_no_prediction(service: Run
     page.keyboard.press("Enter")
     said = page.locator(".said")
     said.wait_for(timeout=60_000)
-    assert re.search(r"speaks for ship.* from \d+\.\d% to \d+\.\d%", said.inner_text())
+    assert re.search(r"make ship likelier.* from \d+\.\d% to \d+\.\d%", said.inner_text())
     assert page.locator("canvas").evaluate("(canvas) => [canvas.width, canvas.height]") == [16, 16]
     alphas = "(c) => [...c.getContext('2d').getImageData(0, 0, 16, 16).data].filter((_, i) => i % 4 == 3)"
     assert max(page.locator("canvas").evaluate(alphas)) > 100
@@ -110,8 +110,7 @@ def test_our_drawings_are_offered_and_are_what_they_are_called(open_page: Open) 
     samples.first.wait_for()
     names = [picture.get_attribute("alt") for picture in page.locator("#samples img").all()]
     assert names == [path.stem for path in sorted(SAMPLES.iterdir())]
-    for number in range(len(names)):
-        samples.nth(number).click()
+    samples.evaluate_all("(buttons) => buttons.forEach((button) => button.click())")
     page.locator(".result h3").nth(len(names) - 1).wait_for()
     said = [text.split()[0] for text in page.locator(".result h3").all_inner_texts()]
     assert said == names[::-1]
