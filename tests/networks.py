@@ -22,6 +22,14 @@ class Drawing(Net):
         return super().forward(nn.functional.dropout(x, 0.5, self.training))
 
 
+class Normed(Net):
+    """Has the norm of a weight apart, in torch's older way, which makes that weight anew for every look."""
+
+    def __init__(self, num_classes: int = 10) -> None:
+        super().__init__(num_classes)
+        torch.nn.utils.weight_norm(self.fc1)
+
+
 class Centred(Net):
     """Subtracts a mean of its own, which NumPy had a hand in."""
 

@@ -86,13 +86,18 @@ def choose(classifier: Classifier, recipe: Recipe) -> Execution:
 
 @torch.no_grad()
 def takes_channels_last(classifier: Classifier) -> bool:
-    """Whether the network runs that way, which is the fastest; one that flattens by `view` does not."""
-    trial, size = copy.deepcopy(classifier.net).eval().to(memory_format=torch.channels_last), classifier.card.input_size
+    """Whether the network runs that way, which is the fastest; one that flattens by `view` does not.
+
+    No copy runs: before one look without gradients, a network with torch's older `weight_norm` cannot be copied.
+    """
+    net, size = classifier.net.eval().to(memory_format=torch.channels_last), classifier.card.input_size
     blank = torch.zeros(1, size, size, 3, dtype=torch.uint8, device=classifier.mean.device)
     try:
-        trial(classifier.normalise(blank))
+        net(classifier.normalise(blank))
     except RuntimeError:
         return False
+    finally:
+        net.train().to(memory_format=torch.contiguous_format)
     return True
 
 

@@ -3,9 +3,10 @@
 import pytest
 import torch
 
+from models.architectures.net import Net
 from models.card import ModelCard
 from models.classifier import Classifier
-from tests.networks import Drawing, Viewing
+from tests.networks import Drawing, Normed, Viewing
 from training.execution import Execution, choose, chosen_before
 from training.loop import Examples, train
 from training.recipe import NET_BEST, change
@@ -15,8 +16,10 @@ EXAMPLES = Examples(PIXELS, torch.arange(64) % 10, torch.arange(64))
 RECIPE = change(NET_BEST, {"epochs": 1, "batch_size": 32, "precision": "float32"})
 
 
-def test_a_network_that_flattens_by_view_is_trained() -> None:
-    classifier = Classifier(Viewing(), ModelCard())
+@pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated:FutureWarning")
+@pytest.mark.parametrize("net", [Viewing, Normed])
+def test_a_network_that_flattens_by_view_or_has_norms_apart_is_trained(net: type[Net]) -> None:
+    classifier = Classifier(net(), ModelCard())
     before = classifier.net.fc3.weight.clone()  # type: ignore[union-attr,operator]
     train(classifier, EXAMPLES, RECIPE, 0, on_loss=lambda epoch, batch, loss: None)
     assert not torch.equal(classifier.net.fc3.weight, before)  # type: ignore[union-attr,arg-type]
