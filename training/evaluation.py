@@ -12,7 +12,11 @@ from training.errors import TrainingError
 
 _BATCH = 1000  # images of 32×32 a forward pass: past the point where more is faster, and 12 MB of floats
 CALIBRATION_BINS = 15
-_TEMPERATURES = (0.5, 5.0)  # images that are few, or all classified right, would draw it to 0: to boundless confidence
+_TEMPERATURES = (0.5, 5.0)  # images that are all classified right would draw it to 0: to boundless confidence
+# What is expected of a temperature's logarithm before any image is seen, as a standard deviation around 0. By four
+# images without it, the shipped networks' calibrated answers became worse by 7 and 39 % (log loss of 2,500 others, mean
+# of 60 draws), with it by 2 and 5 %; from 500 images on it changes nothing.
+_USUAL_LOG_TEMPERATURE = 0.5
 _MARKED = 0.05  # of images like those trained on
 
 
@@ -74,16 +78,17 @@ def score(logits: torch.Tensor, labels: torch.Tensor, card: ModelCard, data: str
 
 
 def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
-    """float32 [N, C], int64 [N] → what to divide logits by so that these labels are most likely.
+    """float32 [N, C], int64 [N] → what to divide logits by so that these labels are most likely; few change little.
 
-    Guo et al., On Calibration of Modern Neural Networks, ICML 2017.
+    Guo et al., On Calibration of Modern Neural Networks, ICML 2017; here with a normal prior of the logarithm.
     """
     log_temperature = torch.zeros(1, requires_grad=True)
     optimizer = torch.optim.LBFGS([log_temperature], max_iter=50, line_search_fn="strong_wolfe")
 
     def loss() -> torch.Tensor:
         optimizer.zero_grad()
-        loss = F.cross_entropy(logits / log_temperature.exp(), labels)
+        prior = (log_temperature / _USUAL_LOG_TEMPERATURE).square().sum() / (2 * len(labels))
+        loss = F.cross_entropy(logits / log_temperature.exp(), labels) + prior
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 

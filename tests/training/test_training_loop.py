@@ -205,9 +205,17 @@ def test_the_temperature_makes_overconfident_logits_right() -> None:
     logits = torch.randn(20_000, 10, generator=draws)
     labels = torch.multinomial(logits.softmax(dim=1), 1, generator=draws).flatten()
     assert fit_temperature(logits * 3, labels) == pytest.approx(3, rel=0.05)
-    assert fit_temperature(logits[:5], logits[:5].argmax(dim=1)) == 0.5, "all right: not boundless confidence"
+    assert fit_temperature(logits * 3, logits.argmax(dim=1)) == 0.5, "all right: not boundless confidence"
     assert calibration_error(logits * 3, labels) > 0.2
     assert calibration_error(logits, labels) < 0.02
+
+
+def test_few_images_hardly_change_a_temperature_that_was_right() -> None:
+    draws = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(400, 10, generator=draws)
+    labels = torch.multinomial(logits.softmax(dim=1), 1, generator=draws).flatten()
+    fours = zip(logits.split(4), labels.split(4), strict=True)
+    assert fmean(abs(math.log(fit_temperature(*four))) for four in fours) < 0.3
 
 
 def test_one_answer_in_twenty_is_less_confident_than_is_usual() -> None:
