@@ -1,8 +1,7 @@
 """Several processes that train one network, as `torchrun --nproc-per-node 2 -m training ...` starts them.
 
 Each holds the whole network and takes its share of every batch; DistributedDataParallel averages their gradients, so
-that they make the updates that one process makes of the whole batch. The statistics of BatchNorm are over all of it on
-GPUs; on CPUs, where PyTorch has no SyncBatchNorm, they are over the share of each process, and the first one's count.
+that they make the updates that one process makes of the whole batch; normalisations too are over all of it.
 
 Where torchrun did not start us, all of this does nothing.
 """
@@ -22,6 +21,7 @@ from torch import nn
 from torch.distributed.rendezvous import rendezvous
 
 from models.machine import cores
+from training.batch_norm import over_all_processes
 from training.errors import TrainingError
 
 Value = TypeVar("Value")
@@ -190,9 +190,9 @@ def as_the_first_has_it(net: nn.Module) -> None:
 
 
 def synchronise(net: nn.Module, device: torch.device) -> None:
-    """On GPUs, normalisations of `net` are from now on over the whole batch."""
-    if size() > 1 and device.type == "cuda":
-        nn.SyncBatchNorm.convert_sync_batchnorm(net)  # type: ignore[no-untyped-call]
+    """Of several processes, batch normalisations of `net` are from now on over the whole batch."""
+    if size() > 1:
+        over_all_processes(net, device)
 
 
 def parallel(net: nn.Module, device: torch.device) -> nn.Module:

@@ -122,7 +122,8 @@ def alone(shapes: Path, folder: Path, arguments: list[str]) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("name", "arguments", "rounding"), [("tutorial", TUTORIAL, 1e-6), ("unequal", UNEQUAL, 1e-6), ("muon", MUON, 1e-4)]
+    ("name", "arguments", "rounding"),
+    [("tutorial", TUTORIAL, 1e-6), ("unequal", UNEQUAL, 1e-6), ("muon", MUON, 1e-4), ("fast", FAST, 1e-5)],
 )
 def test_two_processes_make_the_updates_of_one(
     name: str, arguments: list[str], rounding: float, two: tuple[Path, str, str], shapes: Path, tmp_path: Path
