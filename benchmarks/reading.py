@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -20,7 +21,7 @@ import torch
 from training.data import Data, load_folder
 from training.loop import Examples, train
 from training.preparation import make_classifier
-from training.recipe import TUTORIAL, change
+from training.recipe import TUTORIAL
 
 Result = TypeVar("Result")
 _WARM_UP = 1000  # images
@@ -87,7 +88,7 @@ def read_by_data_loader(root: Path) -> None:
 
 def train_an_epoch(data: Data) -> None:
     every = torch.arange(len(data.labels))
-    recipe = change(TUTORIAL, {"epochs": 1})
+    recipe = replace(TUTORIAL, epochs=1)
     classifier = make_classifier(recipe, data, every, seed=0)
     train(classifier, Examples(data.pixels, data.labels, every), recipe, seed=0, on_loss=lambda *_: None)
 

@@ -11,8 +11,9 @@ import os
 import statistics
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -23,7 +24,7 @@ from training.data import Data, load_folder, split_validation
 from training.evaluation import evaluate
 from training.loop import Examples, train
 from training.preparation import choose_device, in_precision_of, make_classifier
-from training.recipe import RECIPES, Recipe, change
+from training.recipe import RECIPES, Recipe
 from training.run import describe_hardware
 
 
@@ -70,7 +71,8 @@ def describe(results: list[Result]) -> str:
 def recipe_of(name: str) -> Recipe:
     """`net-best:epochs=170` is that recipe with that field."""
     name, *changes = name.split(":")
-    return change(RECIPES[name], dict(pair.split("=") for pair in changes))
+    values: dict[str, Any] = dict(pair.split("=") for pair in changes)  # text, which the recipe reads
+    return replace(RECIPES[name], **values)
 
 
 def recipe_run(name: str, data: Data, device: torch.device) -> Callable[[int], Result]:

@@ -59,7 +59,8 @@ def decode(data: bytes, size: int, max_pixels: int = MAX_PIXELS) -> Pixels:
         return pixels
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            _check_pixels(_decoded_pixels(image), max_pixels)
+            if (count := _decoded_pixels(image)) > max_pixels:
+                raise ImageError("too_many_pixels", f"the picture has {count:,} pixels; the limit is {max_pixels:,}")
             return np.asarray(_square_rgb(image, size))
     except (ImageError, MemoryError):  # the latter is no fault of the image
         raise
@@ -93,11 +94,6 @@ def _decoded_pixels(image: Image.Image) -> int:
         sides = (image.tag_v2.get(tag, 0) for tag in (TILEWIDTH, TILELENGTH))
         return max(pixels, math.prod(side if isinstance(side, int) else 0 for side in sides))
     return pixels
-
-
-def _check_pixels(pixels: int, max_pixels: int) -> None:
-    if pixels > max_pixels:
-        raise ImageError("too_many_pixels", f"the picture has {pixels:,} pixels; the limit is {max_pixels:,}")
 
 
 def _square_rgb(image: Image.Image, size: int) -> Image.Image:

@@ -27,7 +27,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import replace
 from functools import partial
 from io import TextIOWrapper
 from pathlib import Path
@@ -39,7 +39,7 @@ from pydantic import ValidationError
 from training.errors import TrainingError
 from training.listing import print_recipes
 from training.options import Options, resume_path
-from training.recipe import FIELDS, RECIPES, Recipe, change
+from training.recipe import FIELDS, RECIPES, Recipe
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -53,19 +53,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         argcomplete.autocomplete(parser)
     try:
-        options = parser.parse_args(arguments)
+        options = parser.parse_args(arguments, Options())
         if options.if_better and not options.promote:
             parser.error("--if-better says when to promote: add --promote PATH")
     except SystemExit as exit_:
         return int(exit_.code or 0)
     try:
         changes = {name: value for name, value in vars(options).items() if name in FIELDS and value is not None}
-        recipe = change(RECIPES[options.recipe], changes)
+        recipe = replace(RECIPES[options.recipe], **changes)
     except ValidationError as error:
         first = error.errors()[0]
         return _say(2, f"--{str(first['loc'][0]).replace('_', '-')}: {first['msg']}, not {first['input']!r}")
     try:
-        code = _do(recipe, options, shlex.join([*_program(), *arguments]))
+        options.command = shlex.join([*_program(), *arguments])
+        code = _do(recipe, options)
         sys.stdout.flush()
         return code
     except ModuleNotFoundError as error:
@@ -81,30 +82,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _say(130, f"stopped; {_what_is_left(options.output)}")
 
 
-def _do(recipe: Recipe, options: argparse.Namespace, command: str) -> int:
+def _do(recipe: Recipe, options: Options) -> int:
     if options.list:
         print_recipes(recipe)
         return 0
-    if options.compare:
-        return _compare(options.compare)
     with _signals_as_exceptions():
-        from training.run import run  # seconds of imports, which a mistaken flag need not wait for
-
-        said = {field.name: getattr(options, field.name) for field in fields(Options) if field.name != "command"}
         try:
-            run(recipe, Options(command=command, **said))
+            if options.compare:
+                from training.compare import compare  # tables that nothing else here draws
+
+                compare(options.compare)
+            else:
+                from training.run import run  # seconds of imports, which a mistaken flag need not wait for
+
+                run(recipe, options)
         except TrainingError as error:  # while SIGTERM is still ignored, if it was the last that torchrun let us do
-            return _say(1, str(error))
-    return 0
-
-
-def _compare(runs: Sequence[Path]) -> int:
-    from training.compare import compare  # tables that nothing else here draws
-
-    try:
-        compare(runs)
-    except TrainingError as error:
-        return _say(2, str(error))
+            return _say(2 if options.compare else 1, str(error))
     return 0
 
 
@@ -134,14 +127,13 @@ def _signals_as_exceptions() -> Iterator[None]:
     def terminate(number: int, frame: FrameType | None) -> NoReturn:
         raise _Terminated
 
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    if before[signal.SIGTERM] != signal.SIG_IGN:
+    before = signal.getsignal(signal.SIGTERM)
+    if before != signal.SIG_IGN:
         signal.signal(signal.SIGTERM, terminate)
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        signal.signal(signal.SIGTERM, before)
 
 
 def _say(status: int, sentence: str) -> int:

@@ -2,9 +2,8 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pydantic import ValidationError
 from rich.console import Console
@@ -14,15 +13,9 @@ from rich.text import Text
 from models.card import ModelCard, Scores, Training, find
 from models.checkpoint import card_path
 from training.errors import TrainingError
-from training.recipe import FIELDS, Recipe
 
 _UNKNOWN = "–"
-_DEFAULTS = {  # of fields that older cards do not have
-    field.name: field.default.default  # type: ignore[union-attr]  # pydantic's Field
-    for field in fields(Recipe)
-    if field.name in FIELDS and not field.default.is_required()  # type: ignore[union-attr]
-}
-_SURE = 0.05  # differences with a smaller p-value are called more than chance
+_SURE = 0.05  # differences with a smaller p-value are called more than the choice of test images explains
 
 
 @dataclass(frozen=True)
@@ -30,7 +23,6 @@ class _Run:
     name: str
     card: ModelCard
     training: Training
-    recipe: dict[str, Any]
     scores: Scores
 
 
@@ -60,7 +52,7 @@ def _read(path: Path) -> _Run:
         raise TrainingError(f"--compare {path}: {file.name} is no model card ({error.errors()[0]['msg']})") from None
     if card.training is None or card.scores is None:
         raise TrainingError(f"--compare {path}: {file.name} does not say how it was trained and what it scored")
-    return _Run(str(path), card, card.training, _DEFAULTS | card.training.recipe, card.scores)
+    return _Run(str(path), card, card.training, card.scores)
 
 
 def _table(runs: Sequence[_Run], mark_best: bool) -> Table:
@@ -68,40 +60,37 @@ def _table(runs: Sequence[_Run], mark_best: bool) -> Table:
     for run in runs:
         table.add_column(Text(run.name), overflow="fold")
 
-    def add(label: str, value: Callable[[_Run], object]) -> None:
-        table.add_row(Text(label), *(Text(str(value(run))) for run in runs))
+    def add(label: str, cells: Iterable[object]) -> None:
+        table.add_row(Text(label), *(Text(str(cell)) for cell in cells))
 
-    def add_percent(
-        label: str, value: Callable[[_Run], float | None], choose: Callable[[Iterable[float]], float]
-    ) -> None:
-        values = [value(run) for run in runs]
+    def add_percent(label: str, values: Sequence[float | None], choose: Callable[[Iterable[float]], float]) -> None:
         known = {value for value in values if value is not None}
         best = choose(known) if mark_best and len(known) > 1 else None
         cells = (_UNKNOWN if value is None else f"{100 * value:5.1f} %{' *' * (value == best)}" for value in values)
         table.add_row(Text(label), *cells)
 
-    add("recipe", lambda run: run.recipe.get("name", _UNKNOWN))
-    for field in dict.fromkeys(field for run in runs for field in run.recipe):
-        values = {run.recipe.get(field, _UNKNOWN) for run in runs}
+    add("recipe", (run.training.recipe.get("name", _UNKNOWN) for run in runs))
+    for field in dict.fromkeys(field for run in runs for field in run.training.recipe):
+        values = {run.training.recipe.get(field, _UNKNOWN) for run in runs}
         if field == "epochs" or (len(values) > 1 and field not in ("name", "summary")):
-            add(field, lambda run, field=field: run.recipe.get(field, _UNKNOWN))  # type: ignore[misc]
-    add("seed", lambda run: run.training.seed)
-    add("data", lambda run: f"{run.training.data} {run.training.data_fingerprint[:12]}")
-    add("hardware", lambda run: run.training.hardware)
-    add("seconds", lambda run: run.training.seconds)
-    add("images/s", _images_per_second)
-    add("temperature", lambda run: f"{run.card.temperature:.2f}")
-    add_percent("calibration error", lambda run: run.scores.calibration_error, min)
-    add_percent("accuracy", lambda run: run.scores.accuracy, max)
-    add("95 % interval", lambda run: " to ".join(f"{100 * end:.1f}" for end in run.scores.interval) + " %")
-    add("test images", lambda run: run.scores.n)
+            add(field, (run.training.recipe.get(field, _UNKNOWN) for run in runs))
+    add("seed", (run.training.seed for run in runs))
+    add("data", (f"{run.training.data} {run.training.data_fingerprint[:12]}" for run in runs))
+    add("hardware", (run.training.hardware for run in runs))
+    add("seconds", (run.training.seconds for run in runs))
+    add("images/s", map(_images_per_second, runs))
+    add("temperature", (f"{run.card.temperature:.2f}" for run in runs))
+    add_percent("calibration error", [run.scores.calibration_error for run in runs], min)
+    add_percent("accuracy", [run.scores.accuracy for run in runs], max)
+    add("95 % interval", (" to ".join(f"{100 * end:.1f}" for end in run.scores.interval) + " %" for run in runs))
+    add("test images", (run.scores.n for run in runs))
     for name in dict.fromkeys(name for run in runs for name in run.scores.per_class):
-        add_percent(f"  {name}", lambda run, name=name: run.scores.per_class.get(name), max)  # type: ignore[misc]
+        add_percent(f"  {name}", [run.scores.per_class.get(name) for run in runs], max)
     return table
 
 
 def _images_per_second(run: _Run) -> str:
-    images = run.training.images * float(run.recipe.get("epochs", 0))
+    images = run.training.images * float(run.training.recipe.get("epochs", 0))
     return f"{images / run.training.seconds:,.0f}" if images and run.training.seconds else _UNKNOWN
 
 
@@ -111,6 +100,7 @@ def _difference(run: _Run, first: _Run) -> str:
     pooled = (a * n + b * m) / (n + m)
     deviation = math.sqrt(pooled * (1 - pooled) * (1 / n + 1 / m))
     p = math.erfc(abs(a - b) / deviation / math.sqrt(2)) if deviation else 1.0
-    verdict = f"{'more' if p < _SURE else 'no more'} than chance explains on {n:,} test images"
+    verdict = f"{'more' if p < _SURE else 'no more'} than the choice of {n:,} test images explains"
     shown = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
-    return f"{run.name} scores {100 * (a - b):+.1f} points against {first.name}: {verdict} ({shown}, one seed each)"
+    points = f"{100 * (a - b):+.1f} points against {first.name}"
+    return f"{run.name} scores {points}: {verdict} ({shown}); another seed moves it too"

@@ -127,7 +127,6 @@ def imbalanced(images_of_classes: Sequence[int]) -> bool:
 def load_cifar10(root: Path) -> Data:
     """CIFAR-10's 50,000 and 10,000 images of 32×32; downloaded into `root` if need be. Raises TrainingError."""
     from torchvision.datasets import CIFAR10  # seconds, which no other data needs
-    from torchvision.datasets.utils import check_integrity
 
     try:
         train, test = (CIFAR10(root, train=part, download=True) for part in (True, False))
@@ -136,10 +135,6 @@ def load_cifar10(root: Path) -> Data:
         raise TrainingError(
             f"CIFAR-10 could not be downloaded ({reason}): try again, or give a folder of images with --data DIR"
         ) from None
-    finally:
-        archive = root / CIFAR10.filename
-        if archive.exists() and not check_integrity(archive, CIFAR10.tgz_md5):
-            archive.unlink()  # half a download
     fingerprint = hashlib.sha256()
     for part in (train, test):
         fingerprint.update(part.data.tobytes() + bytes(part.targets))

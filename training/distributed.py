@@ -213,12 +213,7 @@ class Share(NamedTuple):
 @lru_cache(maxsize=4)
 def share(count: int, batch_size: int, rank: int, size: int) -> Share:
     """What process `rank` of `size` takes of `count` images in batches: of each a slice, as even as can be."""
-    positions: list[int] = []
-    sizes, weights = [], []
-    for start in range(0, count, batch_size):
-        batch = min(batch_size, count - start)
-        low, high = (-(-batch * number // size) for number in (rank, rank + 1))
-        weights.append((high - low) * size / batch)
-        positions += range(start + low, start + high)
-        sizes.append(high - low)
-    return Share(torch.tensor(positions), sizes, weights)
+    batches = torch.split(torch.arange(count), batch_size)
+    parts = [batch.tensor_split(size)[rank] for batch in batches]
+    weights = [len(part) * size / len(batch) for part, batch in zip(parts, batches, strict=True)]
+    return Share(torch.cat(parts), [len(part) for part in parts], weights)

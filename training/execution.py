@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -64,24 +65,20 @@ def chosen_before(state: dict[str, Any] | None, device: torch.device) -> Executi
 def choose(classifier: Classifier, recipe: Recipe) -> Execution:
     # On MPS the gradients of BatchNorm and MaxPool are wrong that way, or crash (pytorch issues 175189 and 175190).
     channels_last = classifier.mean.device.type != "mps" and takes_channels_last(classifier)
-    all_cores, one_core = (
-        Execution(count, onednn=True, channels_last=channels_last) for count in (torch.get_num_threads(), 1)
-    )
+    all_cores = Execution(torch.get_num_threads(), onednn=True, channels_last=channels_last)
+    one_core = all_cores._replace(threads=1)
     if classifier.mean.device.type != "cpu":
         return all_cores
     batch_size = math.ceil(recipe.batch_size / distributed.size())
     count, size = min(batch_size, _TRIAL_IMAGES), classifier.card.input_size
     pixels = torch.zeros((count, size, size, 3), dtype=torch.uint8)
+    seconds = partial(_seconds, classifier, pixels)
     few = batch_size <= _FEW_IMAGES and recipe.precision == "float32"
-    try:
-        if few and _seconds(_SMALL_BATCHES, classifier, pixels) < _SHORT_STEP_S:
-            return _SMALL_BATCHES  # whatever the others take, so that a seed gives the same bytes every time
-        seconds = {all_cores: _seconds(all_cores, classifier, pixels)}
-        if seconds[all_cores] < _LONG_STEP_S:  # a longer one is worth all cores, even if others use some of them now
-            seconds |= {execution: _seconds(execution, classifier, pixels) for execution in (one_core, _SMALL_BATCHES)}
-        return min(seconds, key=seconds.__getitem__)
-    except ValueError:  # of a batch that cannot be normalised, which the first update tells
-        return all_cores
+    if few and seconds(_SMALL_BATCHES) < _SHORT_STEP_S:
+        return _SMALL_BATCHES  # without comparing, so that a seed gives the same bytes every time
+    if seconds(all_cores) >= _LONG_STEP_S:
+        return all_cores  # even if others use some of them now
+    return min((all_cores, one_core, _SMALL_BATCHES), key=seconds)
 
 
 @torch.no_grad()
@@ -107,7 +104,7 @@ def _apply(execution: Execution, net: nn.Module) -> None:
     net.to(memory_format=torch.channels_last if execution.channels_last else torch.contiguous_format)
 
 
-def _seconds(execution: Execution, classifier: Classifier, pixels: torch.Tensor) -> float:
+def _seconds(classifier: Classifier, pixels: torch.Tensor, execution: Execution) -> float:
     """For one step, at best; of a copy, and with its own draws, so that trying leaves no trace."""
     trial = copy.deepcopy(classifier)
     _apply(execution, trial.net)

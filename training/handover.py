@@ -1,7 +1,6 @@
 """What comes after a training: the checkpoint is written, perhaps promoted, and a word said on what to do with it."""
 
 import shlex
-import signal
 from pathlib import Path
 
 from models.card import ModelCard
@@ -10,7 +9,7 @@ from models.classifier import Classifier
 from training.data import Data
 from training.distributed import say
 from training.errors import TrainingError
-from training.options import Options, held_out_path, resume_path
+from training.options import Options, held_out_path
 from training.promotion import promote
 from training.resume import signals_put_off
 
@@ -19,13 +18,7 @@ def hand_over(classifier: Classifier, card: ModelCard, data: Data, options: Opti
     """Promotes what was written where that was asked for, else says what to do with it. Raises TrainingError."""
     if options.promote:
         say(f"Saved {options.output} and {card_path(options.output)}")
-    promoted = promote(options.promote, classifier, card, data, options.if_better) if options.promote else None
-    for number in (signal.SIGINT, signal.SIGTERM):  # so near to its end, a run that is told to stop ends as it would
-        signal.signal(number, signal.SIG_IGN)
-    # Not before: where it fails, --resume promotes. Perhaps not there: another run with this --output has ended.
-    resume_path(options.output).unlink(missing_ok=True)
-    if promoted:
-        say(promoted)
+        say(promote(options.promote, classifier, card, data, options.if_better))
     else:
         _print_next_steps(options.data, options.output, data)
 

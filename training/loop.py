@@ -96,14 +96,13 @@ class Run:
         window_images = _WINDOW_IMAGES if classifier.mean.device.type == "cpu" else _DEVICE_WINDOW_IMAGES
         window_images = window_images * 32**2 // classifier.card.input_size**2
         self._window_images = max(1, window_images // recipe.batch_size) * recipe.batch_size
-        self._batches, self._loss = 0, 0.0  # of this epoch, and the sum over them
-        self._running_loss = 0.0  # since the last report
+        self._losses: list[float] = []  # of this epoch's batches
         self._classifier, self._recipe, self._execution = classifier, recipe, execution
         self._examples = examples._replace(pixels=_on_device_if_it_fits(examples.pixels, classifier.mean.device))
         # On the CPU, so that every device sees the same images in one order (moved otherwise, by windows of its size).
         self._draws = torch.Generator().manual_seed(seed)
         self._augment = Augmentation(recipe, len(examples.labels), self._draws)
-        self._epochs_draws = self._draws.get_state()  # as they were when the epoch began
+        self._order = torch.empty(0, dtype=torch.int64)  # of this epoch's images
         updates = recipe.epochs * math.ceil(len(examples.images) / recipe.batch_size)
         self._update = Updates(classifier, recipe, updates, examples.labels[examples.images])
 
@@ -114,10 +113,10 @@ class Run:
             "updates": self._update.state(),
             "draws": self._draws.get_state(),
             "torch_draws": torch.get_rng_state(),  # a network's own, such as for dropout
-            "epochs_draws": self._epochs_draws,
+            "order": self._order,
             "execution": tuple(self._execution),  # another number of threads adds up in another order
             "device": self._classifier.mean.device.type,
-            "place": (self.epoch, self.images, self.seconds, self._batches, self._loss, self._running_loss),
+            "place": (self.epoch, self.images, self.seconds, self._losses),
             "history": [tuple(epoch) for epoch in self.history],
         }
 
@@ -128,8 +127,8 @@ class Run:
             self._update.restore(state["updates"])
             self._draws.set_state(state["draws"])
             torch.set_rng_state(state["torch_draws"])
-            self._epochs_draws = state["epochs_draws"]
-            self.epoch, self.images, self.seconds, self._batches, self._loss, self._running_loss = state["place"]
+            self._order = state["order"]
+            self.epoch, self.images, self.seconds, self._losses = state["place"]
             self.history = [Epoch(*epoch) for epoch in state["history"]]
         except (LookupError, RuntimeError, TypeError, ValueError):
             raise TrainingError(
@@ -145,27 +144,29 @@ class Run:
 
     def rest_of_epoch(self, on_loss: OnLoss) -> Iterator[list[float]]:
         """Goes on to the end of the epoch. Yields, after every window, the losses of its batches."""
-        draws = torch.Generator()
-        draws.set_state(self._epochs_draws)
-        images = self._examples.images
-        order = images[torch.randperm(len(images), generator=draws)]
-        if len(order) > self._recipe.batch_size:  # a last batch of few images would spoil the statistics of BatchNorm
-            order = torch.cat([order, order[: -len(order) % self._recipe.batch_size]])
         if not self.images:
-            self._draws.set_state(draws.get_state())
+            self._order = self._shuffled(self._examples.images)
         started, seconds = time.perf_counter(), self.seconds
-        for start in range(self.images, len(order), self._window_images):
-            window = order[start : start + self._window_images]
+        for start in range(self.images, len(self._order), self._window_images):
+            window = self._order[start : start + self._window_images]
             losses = self._train_on(window)
             self.images += len(window)
             self.seconds = seconds + time.perf_counter() - started
             _refuse_divergence(losses, self.epoch, self._recipe)
-            self._report(losses, on_loss, last=self.images == len(order))
+            self._report(losses, on_loss)
             yield losses
-        loss = self._loss / self._batches
+        loss = fmean(self._losses)
+        if len(self._losses) < self._recipe.report_every or not self._recipe.report_every:
+            on_loss(self.epoch, len(self._losses), loss)
         self.history.append(Epoch(self.epoch, loss, self._update.learning_rate, self._validate(), self.seconds))
-        self.epoch, self.images, self._batches, self._loss, self._running_loss = self.epoch + 1, 0, 0, 0.0, 0.0
-        self._epochs_draws = self._draws.get_state()
+        self.epoch, self.images, self._losses = self.epoch + 1, 0, []
+
+    def _shuffled(self, images: torch.Tensor) -> torch.Tensor:
+        order = images[torch.randperm(len(images), generator=self._draws)]
+        if len(order) <= self._recipe.batch_size:
+            return order
+        # A last batch of few images would spoil the statistics of BatchNorm: the first ones fill it up.
+        return torch.cat([order, order[: -len(order) % self._recipe.batch_size]])
 
     def _train_on(self, images: torch.Tensor) -> list[float]:
         """int64 [n] → the losses of their batches."""
@@ -176,10 +177,7 @@ class Run:
         pixels = self._augment(self._pixels(ours), images, self.epoch, share.positions)
         inputs = self._classifier.normalise(pixels)
         batches = zip(torch.split(inputs, share.sizes), torch.split(targets, share.sizes), share.weights, strict=True)
-        try:
-            return self._update(batches)
-        except ValueError as error:  # BatchNorm's, of a batch of one image whose map has shrunk to one pixel
-            raise TrainingError(f"{error}: choose another --batch-size, or a larger --image-size") from None
+        return self._update(batches)
 
     def _pixels(self, images: torch.Tensor) -> torch.Tensor:
         """int64 [n] → uint8 [n, H, W, 3], on the device."""
@@ -197,16 +195,12 @@ class Run:
         self._classifier.train()
         return accuracy(logits, labels[validation])
 
-    def _report(self, losses: list[float], on_loss: OnLoss, last: bool) -> None:
-        every = self._recipe.report_every or math.inf
+    def _report(self, losses: list[float], on_loss: OnLoss) -> None:
+        every = self._recipe.report_every
         for loss in losses:
-            self._batches += 1
-            self._loss, self._running_loss = self._loss + loss, self._running_loss + loss
-            if self._batches % every == 0:
-                on_loss(self.epoch, self._batches, self._running_loss / every)
-                self._running_loss = 0.0
-        if last and self._batches < every:
-            on_loss(self.epoch, self._batches, self._running_loss / self._batches)
+            self._losses.append(loss)
+            if every and len(self._losses) % every == 0:
+                on_loss(self.epoch, len(self._losses), fmean(self._losses[-every:]))
 
 
 def _on_device_if_it_fits(pixels: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -1,12 +1,11 @@
 """What a command says besides its recipe, and where its run writes."""
 
-from dataclasses import dataclass
+import argparse
 from pathlib import Path
 
 
-@dataclass(frozen=True)
-class Options:
-    """Of one run."""
+class Options(argparse.Namespace):
+    """Of one run, as `__main__` parses them; the recipe's own fields are left to it."""
 
     command: str  # for the card: what to type for the same run
     data: str  # `cifar10`, or a folder

@@ -1,6 +1,7 @@
 """What comes before a training: what would make it fail is found now, and the network gets its first weights."""
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from training.data import Data
 from training.distributed import say
 from training.errors import TrainingError, first_line
 from training.options import Options, held_out_path, resume_path
-from training.recipe import Recipe, change
+from training.recipe import Recipe
 
 _INITIALISE_BY = 5000  # training images of 32×32 at most
 
@@ -65,19 +66,21 @@ def in_precision_of(device: torch.device, recipe: Recipe) -> Recipe:
     if has(device.type, recipe.precision):
         return recipe
     say(f"This {device.type} has no {recipe.precision}: training in float32")
-    return change(recipe, {"precision": "float32"})
+    return replace(recipe, precision="float32")
 
 
 @torch.no_grad()
 def check_network(recipe: Recipe, start: Classifier | None) -> None:
     """Raises TrainingError now rather than after the reading: by one blank image."""
-    size = recipe.image_size
+    size, count = recipe.image_size, min(2, recipe.batch_size)
     card = ModelCard(architecture=recipe.architecture, input_size=size)
     try:
-        net = build(card.architecture, num_classes=2, **(start.card.arguments if start else {})).eval()
-        answer = Classifier(net, card).logits(torch.zeros(1, size, size, 3, dtype=torch.uint8))
+        net = build(card.architecture, num_classes=2, **(start.card.arguments if start else {})).train()
+        answer = Classifier(net, card).logits(torch.zeros(count, size, size, 3, dtype=torch.uint8))
     except UnknownArchitecture as error:
         raise TrainingError(str(error)) from None
+    except ValueError as error:  # BatchNorm's, of one image whose map has shrunk to one pixel
+        raise TrainingError(f"{error}: choose another --batch-size, or a larger --image-size") from None
     except RuntimeError as error:
         raise TrainingError(
             f"{card.architecture} cannot take images of {size} pixels a side ({first_line(error)}): "
@@ -85,10 +88,10 @@ def check_network(recipe: Recipe, start: Classifier | None) -> None:
         ) from None
     except Exception as error:  # of a network that a user wrote
         raise TrainingError(f"{card.architecture} fails: {type(error).__name__}: {error}") from None
-    if answer.shape != (1, 2):
+    if answer.shape != (count, 2):
         raise TrainingError(
-            f"{card.architecture} answers an image with an array of {tuple(answer.shape)}, where num_classes=2 asks "
-            "for (1, 2): give its last layer num_classes outputs"
+            f"{card.architecture} answers {count} images with an array of {tuple(answer.shape)}, where num_classes=2 "
+            f"asks for ({count}, 2): give its last layer num_classes outputs"
         )
     if recipe.translate >= size:
         raise TrainingError(f"--translate {recipe.translate} shifts images of {size} pixels out of sight: choose less")

@@ -3,8 +3,8 @@
 `cifar-train RECIPE --field value` changes a field; `cifar-train RECIPE --list` shows them all.
 """
 
-from dataclasses import asdict, fields, replace
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -73,16 +73,12 @@ class Recipe:
     report_every: int = Field(default=0, ge=0, description="mini-batches between two lines of loss; 0 is an epoch")
 
 
-FIELDS: dict[str, str] = {  # that a command may change, with what they mean
-    field.name: str(field.default.description)  # type: ignore[union-attr]  # pydantic's Field
-    for field in fields(Recipe)
-    if field.name not in ("name", "summary")
+# That a command may change, with what they mean. A value that `replace` is given may be text, and is checked.
+FIELDS: dict[str, str] = {
+    name: field.description
+    for name, field in Recipe.__pydantic_fields__.items()  # type: ignore[attr-defined]
+    if field.description
 }
-
-
-def change(recipe: Recipe, changes: dict[str, Any]) -> Recipe:
-    """The recipe with other values in these fields, which may be text. Raises pydantic.ValidationError."""
-    return Recipe(**(asdict(recipe) | changes))
 
 
 # https://pytorch.org/tutorials/beginner/blitz/cifar10_tutorial.html, number for number: whoever followed it

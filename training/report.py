@@ -40,12 +40,12 @@ class Report:
         """
         with self._or_a_warning():
             self._folder.mkdir(parents=True, exist_ok=True)
-            shown = event_files(self._folder)
+            of_before = event_files(self._folder)
             if not resume:
-                while shown:
-                    shown.pop().unlink()
+                for file in of_before:
+                    file.unlink()
             self._events = Events(self._folder)
-            if not shown:
+            if not (resume and of_before):
                 self._events.add_pictures("training_pictures", _as_trained_on(examples, recipe, seed))
                 self._events.add_graph(net)
 

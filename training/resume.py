@@ -4,7 +4,7 @@ import io
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -28,14 +28,11 @@ class SavedRun:
 
         One that torchrun starts again goes on unasked, if it was saved. Raises TrainingError as `load`.
         """
-        restarted = distributed.highest(int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)))  # not on every host
-        state = None
+        restarts = distributed.highest(int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)))  # not on every host
+        asked, state = asked or restarts > 0, None
         if distributed.rank() == 0 and self.path.exists():
             if asked:
                 state = self.load()
-            elif restarted:
-                with suppress(TrainingError):
-                    state = self.load()
             else:
                 self._put_aside()
         elif asked:
@@ -93,36 +90,33 @@ def signals_put_off() -> Iterator[Callable[[], bool]]:
     That is of someone impatient; service managers send SIGTERM to torchrun and to its processes, and it hands it on.
     A signal to one process of a run stops all of them, at the same place if they ask at the same places.
     """
-    waiting: list[int] = []
+    waiting = 0  # the first signal, for all processes; 0 for none
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     before = {number: handler for number, handler in before.items() if handler != signal.SIG_IGN}  # as nohup has it
 
     def put_off(number: int, frame: FrameType | None) -> None:
+        nonlocal waiting
         if number == signal.SIGINT:
             signal.signal(number, before[signal.SIGINT])
-        if not waiting:
-            waiting.append(number)
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        waiting = waiting or number
 
     def told_to_stop() -> bool:
-        number = distributed.highest(waiting[0] if waiting else 0)
-        if number and not waiting:
-            waiting.append(number)
-        return bool(number)
+        nonlocal waiting
+        anywhere = distributed.highest(waiting)
+        waiting = waiting or anywhere
+        return anywhere > 0  # not our own that came meanwhile: all stop at the same place
 
     for number in before:
         signal.signal(number, put_off)
     try:
         yield told_to_stop
     except (RuntimeError, TrainingError):  # to be told: torchrun stops the others when one is lost, as they find out
-        waiting.clear()
+        waiting = 0
         if signal.SIGTERM in before:
             before[signal.SIGTERM] = signal.SIG_IGN
         raise
     finally:
-        restore()
+        for number, handler in before.items():
+            signal.signal(number, handler)
         if waiting:
-            signal.raise_signal(waiting[0])
+            signal.raise_signal(waiting)

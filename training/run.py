@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from models.card import ModelCard, Scores, Training
+from models.card import Scores, Training
 from models.classifier import Classifier
 from models.machine import cores
 from training import distributed
@@ -58,8 +58,8 @@ def run(recipe: Recipe, options: Options) -> None:
     report = open_report(options)
     asked, recipe = recipe, in_precision_of(device, recipe)
     start = weights_to_start_from(recipe)
-    check_network(recipe, start)
     distributed.refuse_empty_shares(recipe.batch_size)
+    check_network(recipe, start)
     data = read(recipe, options)
     images, validation = split_validation(data, recipe.validation)
     distributed.refuse_empty_shares(len(images))
@@ -78,7 +78,7 @@ def run(recipe: Recipe, options: Options) -> None:
     epochs = train_and_tell(classifier, examples, recipe, options, {**asdict(asked), **origin}, report)
 
     if len(validation):
-        classifier.card = calibrate(classifier, data, validation)
+        calibrate(classifier, data, validation)
     logits = logits_of(classifier, data.pixels, data.test)
     scores = score(logits, data.labels[data.test], classifier.card, f"{data.name}, test images")
     print_scores(scores)
@@ -91,6 +91,8 @@ def run(recipe: Recipe, options: Options) -> None:
         finally:
             if report and report.finish(card, epochs, data, logits):
                 say(f"Report: {report.page}")
+        # Not before: whatever fails above, --resume does it again. Perhaps not there: another run's, of this --output.
+        resume_path(options.output).unlink(missing_ok=True)
 
 
 def read(recipe: Recipe, options: Options) -> Data:
@@ -155,19 +157,19 @@ def print_epoch(epoch: Epoch) -> None:
         say(f"Epoch {epoch.number}: {100 * epoch.accuracy:.1f} % of the validation images, {epoch.seconds:.0f} s")
 
 
-def calibrate(classifier: Classifier, data: Data, images: torch.Tensor) -> ModelCard:
-    """The classifier's card, with temperature and threshold from these images, which it was not trained on."""
-    labels, temperature = data.labels[images], 1.0
-    for _ in range(2 if classifier.card.tta_below else 1):  # which answers are averaged depends on it
-        classifier.card = classifier.card.model_copy(update={"temperature": temperature})
+def calibrate(classifier: Classifier, data: Data, images: torch.Tensor) -> None:
+    """Gives the classifier's card temperature and threshold by these images, which it was not trained on."""
+    labels = data.labels[images]
+    for _ in range(2 if classifier.card.tta_below else 1):  # which answers are averaged depends on the temperature
         logits = logits_of(classifier, data.pixels, images)
         temperature = fit_temperature(logits, labels)
+        classifier.card = classifier.card.model_copy(update={"temperature": temperature})
     right, uncertain_below = accuracy(logits, labels), least_usual_confidence(logits / temperature)
     say(
         f"Accuracy on the {len(labels)} validation images: {100 * right:.1f} %; temperature {temperature:.2f}; "
         f"uncertain below {100 * uncertain_below:.1f} % confidence"
     )
-    return classifier.card.model_copy(update={"temperature": temperature, "uncertain_below": uncertain_below})
+    classifier.card = classifier.card.model_copy(update={"uncertain_below": uncertain_below})
 
 
 def print_scores(scores: Scores) -> None:

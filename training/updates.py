@@ -38,13 +38,8 @@ class Updates:
         factor = partial(learning_rate_factor, recipe, count)
         self._schedules = [LambdaLR(optimizer, factor) for optimizer in self._optimizers]
         scaled = recipe.precision == "float16"  # its smallest numbers would be 0 unscaled
-        if scaled and recipe.optimizer != "adam":  # sgd's kernel makes them unfilled, even where its step is skipped
-            sgd = self._optimizers[0]
-            for parameter in (each for group in sgd.param_groups for each in group["params"] if each.requires_grad):
-                sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-        if scaled:
-            for optimizer in self._optimizers:
-                optimizer._opt_called = True  # type: ignore[attr-defined]  # LambdaLR warns where the first is skipped
+        for optimizer in self._optimizers:
+            optimizer._opt_called = True  # type: ignore[attr-defined]  # LambdaLR warns where the first step is skipped
         self._scaler = torch.amp.GradScaler(self._device.type, _FIRST_SCALE, enabled=scaled)
 
     @property
@@ -104,8 +99,8 @@ def make_criterion(recipe: Recipe, labels: torch.Tensor) -> Callable[[torch.Tens
     def criterion(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         # Not with CrossEntropyLoss's own weights: it divides by their sum over the batch, which takes them back where
         # a batch is of one class, and with label smoothing it also weighs the classes that an image is not of.
-        parts = F.one_hot(targets, len(weights)) * weights
-        return F.cross_entropy(outputs, torch.lerp(parts, parts.mean(dim=1, keepdim=True), smoothing))
+        losses = F.cross_entropy(outputs, targets, reduction="none", label_smoothing=smoothing)
+        return (losses * weights[targets]).mean()
 
     return criterion
 
@@ -124,10 +119,11 @@ def make_optimizers(net: nn.Module, recipe: Recipe) -> list[torch.optim.Optimize
         {"params": [parameter for parameter in net.parameters() if parameter not in apart]},
     ]
     nesterov = recipe.nesterov and recipe.momentum > 0  # of nothing there is no such step
-    # fused: one kernel for all parameters; the update is the optimizer's own.
+    # One kernel for all parameters; not with a scaler, where its first step, if skipped, leaves momentum unfilled.
+    fused = recipe.precision != "float16"
     if recipe.optimizer == "adam":
-        return [uncompiled(torch.optim.Adam)(groups, rate, weight_decay=decay, fused=True)]
-    sgd = uncompiled(torch.optim.SGD)(groups, rate, recipe.momentum, 0, decay, nesterov, fused=True)
+        return [uncompiled(torch.optim.Adam)(groups, rate, weight_decay=decay, fused=fused)]
+    sgd = uncompiled(torch.optim.SGD)(groups, rate, recipe.momentum, 0, decay, nesterov, fused=fused)
     return [sgd, uncompiled(Muon)(by_muon, recipe.muon_learning_rate, recipe.muon_weight_decay)] if by_muon else [sgd]
 
 

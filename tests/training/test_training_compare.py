@@ -58,15 +58,15 @@ def test_what_differs_and_what_is_better(capsys: pytest.CaptureFixture[str]) -> 
     assert shown["accuracy"] == ["53.2", "%", "73.1", "%", "*"]
     assert shown["calibration"] == ["error", "5.3", "%", "*", "7.3", "%"]
     assert shown["[bold]cat"] == ["50.0", "%", "50.0", "%"]
-    assert " ".join(shown["second.run"]).startswith("scores +20.0 points against first.pth: more than chance explains")
+    assert " ".join(shown["second.run"]).startswith("scores +20.0 points against first.pth: more than the choice of")
 
 
-def test_runs_are_found_by_their_page_by_a_shipped_name_and_without_fields_that_are_new(
+def test_runs_are_found_by_their_page_and_by_a_shipped_name_and_a_field_that_a_card_lacks_is_unknown(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     write_card("first", 0.5, momentum=0.9)
     write_card("second", 0.5)
-    assert "momentum" not in compared(capsys, "first.run/report.html", "second.pth")
+    assert compared(capsys, "first.run/report.html", "second.pth")["momentum"] == ["0.9", "–"]
     assert compared(capsys, "strong", "tutorial")["recipe"] == ["strong", "tutorial"]
 
 
@@ -74,7 +74,7 @@ def test_a_small_difference_is_called_chance(capsys: pytest.CaptureFixture[str])
     write_card("first", 0.5316)
     write_card("second", 0.5250)
     said = " ".join(compared(capsys, "first.json", "second.pth")["second.pth"])
-    assert said.startswith("scores -0.7 points against first.json: no more than chance explains")
+    assert said.startswith("scores -0.7 points against first.json: no more than the choice of")
 
 
 def test_accuracies_on_other_data_are_not_set_against_each_other(capsys: pytest.CaptureFixture[str]) -> None:

@@ -161,15 +161,11 @@ def test_cifar10_is_read_as_published(cifar10_folder: Path) -> None:
     assert data.pixels[data.test][3, 5, 7].tolist() == raw[3].reshape(3, 32, 32)[:, 5, 7].tolist()
 
 
-def test_a_download_that_fails_is_one_sentence_and_leaves_no_half_archive(
-    cifar10_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_download_that_fails_is_one_sentence(cifar10_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from torchvision.datasets import CIFAR10
 
     (cifar10_folder / CIFAR10.base_folder / "test_batch").unlink()
     monkeypatch.setattr(CIFAR10, "url", (cifar10_folder / "not-there.tar.gz").as_uri())
-    (cifar10_folder / CIFAR10.filename).write_bytes(b"half a download")
     monkeypatch.setattr(data_module, "CIFAR10_ROOT", cifar10_folder)
     with pytest.raises(TrainingError, match=r"^CIFAR-10 could not be downloaded \(.*\): try again, or .* --data DIR$"):
         data_module.load("cifar10", 32)
-    assert not (cifar10_folder / CIFAR10.filename).exists()

@@ -1,5 +1,7 @@
 """How a step is run is found by trying, which leaves no trace, and fits every network."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -9,11 +11,11 @@ from models.classifier import Classifier
 from tests.networks import Drawing, Normed, Viewing
 from training.execution import Execution, choose, chosen_before
 from training.loop import Examples, train
-from training.recipe import NET_BEST, change
+from training.recipe import NET_BEST
 
 PIXELS = torch.randint(0, 256, (64, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
 EXAMPLES = Examples(PIXELS, torch.arange(64) % 10, torch.arange(64))
-RECIPE = change(NET_BEST, {"epochs": 1, "batch_size": 32, "precision": "float32"})
+RECIPE = replace(NET_BEST, epochs=1, batch_size=32, precision="float32")
 
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated:FutureWarning")

@@ -214,7 +214,7 @@ def test_few_images_hardly_change_a_temperature_that_was_right() -> None:
     draws = torch.Generator().manual_seed(0)
     logits = 3 * torch.randn(400, 10, generator=draws)
     labels = torch.multinomial(logits.softmax(dim=1), 1, generator=draws).flatten()
-    fours = zip(logits.split(4), labels.split(4), strict=True)
+    fours = zip(torch.split(logits, 4), torch.split(labels, 4), strict=True)
     assert fmean(abs(math.log(fit_temperature(*four))) for four in fours) < 0.3
 
 

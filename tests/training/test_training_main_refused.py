@@ -72,7 +72,7 @@ def test_a_device_that_is_not_here_is_refused_before_the_data_is_read(capsys: py
     [
         (
             ["--image-size", "48"],
-            "mat1 and mat2 shapes cannot be multiplied (1x1296 and 400x120)): choose another --image-size",
+            "mat1 and mat2 shapes cannot be multiplied (2x1296 and 400x120)): choose another --image-size",
         ),
         (["fast", "--image-size", "2"], "airbench cannot take images of 2 pixels a side"),
         (["--architecture", "fancy"], "no architecture is called 'fancy'; there are: "),
@@ -90,7 +90,7 @@ def test_a_network_that_does_not_fit_the_classes_is_refused_before_the_data_is_r
     monkeypatch.setitem(_ARCHITECTURES, "ten", lambda num_classes: Net(10))
     monkeypatch.setitem(_ARCHITECTURES, "none", lambda: Net(2))
     said = refusal(capsys, 1, "--data", "nowhere", "--architecture", "ten")
-    assert "ten answers an image with an array of (1, 10), where num_classes=2 asks for (1, 2): give its" in said
+    assert "ten answers 2 images with an array of (2, 10), where num_classes=2 asks for (2, 2): give its" in said
     said = refusal(capsys, 1, "--data", "nowhere", "--architecture", "none")
     assert "none fails: TypeError" in said
 

@@ -53,7 +53,7 @@ def test_the_temperature_fits_the_answers_of_an_unsure_network_as_they_are_serve
     every = torch.arange(500)
     labels = (logits_of(classifier, pixels, every).argmax(dim=1) + (every % 3 == 0)) % 2
     data = Data("", ("bright", "dark"), pixels, labels, [], every, every, "", (), False)
-    classifier.card = calibrate(classifier, data, every)
+    calibrate(classifier, data, every)
     logits = logits_of(classifier, pixels, every)
     assert classifier.card.temperature == pytest.approx(fit_temperature(logits, labels), rel=0.01)
     assert classifier.card.uncertain_below == pytest.approx(

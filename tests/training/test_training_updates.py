@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 import torch
@@ -11,8 +12,10 @@ from models.architectures import build
 from models.card import ModelCard
 from models.classifier import Classifier, has
 from training.muon import Muon, orthogonal
-from training.recipe import FAST, NET_BEST, STRONG, TUTORIAL, Recipe, change
+from training.recipe import FAST, NET_BEST, STRONG, TUTORIAL, Recipe
 from training.updates import Updates, compiled, learning_rate_factor, make_criterion, make_optimizers
+
+OptimizerName = Literal["sgd", "adam", "muon"]
 
 BATCH = (torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(0)), torch.arange(8), 1.0)
 
@@ -63,8 +66,8 @@ def test_adam_makes_torchs_own_updates() -> None:
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "muon"])
-def test_updates_go_on_alike_where_the_weights_lie_otherwise_in_memory(optimizer: str) -> None:
-    recipe = change(TUTORIAL, {"optimizer": optimizer})
+def test_updates_go_on_alike_where_the_weights_lie_otherwise_in_memory(optimizer: OptimizerName) -> None:
+    recipe = replace(TUTORIAL, optimizer=optimizer)
     here, there = classifier_of(recipe).train(), classifier_of(recipe).train()
     here.net.to(memory_format=torch.channels_last)
     updates = Updates(here, recipe, count=4, labels=BATCH[1])
@@ -136,8 +139,8 @@ def test_bfloat16_makes_nearly_the_same_updates_and_leaves_float32_weights() -> 
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "muon"])
-def test_an_overflow_in_the_first_update_leaves_nothing_behind(optimizer: str) -> None:
-    recipe = change(TUTORIAL, {"precision": "float16", "optimizer": optimizer})
+def test_an_overflow_in_the_first_update_leaves_nothing_behind(optimizer: OptimizerName) -> None:
+    recipe = replace(TUTORIAL, precision="float16", optimizer=optimizer)
     classifier = classifier_of(recipe).train()
     before = copy.deepcopy(classifier)
     updates = Updates(classifier, recipe, count=3, labels=BATCH[1])
