@@ -2,7 +2,8 @@
 
     CIFAR_DATA=data python -m benchmarks.views [CHECKPOINT.pth]
 
-The settings take turns, batch by batch, on one core and as a worker runs the network; the images are drawn at random.
+It scores the images that the checkpoint was validated with, since the setting is chosen by them. The settings take
+turns, batch by batch, on one core and as a worker runs the network; those images are drawn at random.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from models.card import STRONG
 from models.checkpoint import load
 from models.classifier import Classifier
 from server.forward import make_forward
-from training.data import load_folder
+from training.data import load_folder, split_validation
 from training.evaluation import evaluate
 
 _BELOW = (0, 0.6, 0.7, 0.8, 0.9, 0.95, 1)  # the confidence of an answer that is averaged
@@ -33,13 +34,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     data = load_folder(Path(os.environ.get("CIFAR_DATA", "data")), size=32)
     classifiers = {below: averaging(options.checkpoint, below) for below in _BELOW}
-    rates = images_per_s(classifiers, data.pixels[data.test], options.batches)
-    print(
-        f"{options.checkpoint.name}: {len(data.test)} test images; one of {os.cpu_count()} cores, batches of {_BATCH}"
-    )
+    training = classifiers[0].card.training
+    _, images = split_validation(data, float(training.recipe["validation"]) if training else 0)
+    if not len(images):
+        print(f"benchmarks.views: {options.checkpoint} was trained without validation images", file=sys.stderr)
+        return 1
+    rates = images_per_s(classifiers, data.pixels[images], options.batches)
+    print(f"{options.checkpoint.name}: {len(images)} images; one of {os.cpu_count()} cores, batches of {_BATCH}")
     print(f"{'below':>6} {'right':>8} {'ECE':>6} {'images/s':>9}")
     for below, classifier in classifiers.items():
-        scores = evaluate(classifier, data.pixels, data.labels, data.test, data.name)
+        scores = evaluate(classifier, data.pixels, data.labels, images, data.name)
         print(f"{below:>6} {scores.accuracy:8.2%} {scores.calibration_error:6.3f} {rates[below]:9,.0f}", flush=True)
     return 0
 

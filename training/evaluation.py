@@ -18,6 +18,7 @@ _TEMPERATURES = (0.5, 5.0)  # images that are all classified right would draw it
 # of 60 draws), with it by 2 and 5 %; from 500 images on it changes nothing.
 _USUAL_LOG_TEMPERATURE = 0.5
 _MARKED = 0.05  # of images like those trained on
+FEWEST_FOR_THRESHOLD = 20  # of which that is one image
 
 
 @torch.no_grad()
@@ -97,11 +98,13 @@ def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
     return float(log_temperature.detach().exp().clamp(low, high))
 
 
-def least_usual_confidence(logits: torch.Tensor) -> float:
+def uncertainty_threshold(logits: torch.Tensor) -> float | None:
     """float32 [N, C], over their temperature → the confidence that all but 5 % of these answers reach.
 
-    Rounded down, below 1 too: engines differ in the last digits of a probability.
+    Rounded down, below 1 too: engines differ in the last digits of a probability. None where they are too few.
     """
+    if len(logits) < FEWEST_FOR_THRESHOLD:
+        return None
     confidence = logits.softmax(dim=1).amax(dim=1)
     return (math.ceil(1e4 * float(confidence.quantile(_MARKED))) - 1) / 1e4
 

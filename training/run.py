@@ -17,7 +17,14 @@ from training import distributed
 from training.data import Data, imbalanced, load, split_validation
 from training.distributed import say
 from training.errors import TrainingError
-from training.evaluation import accuracy, fit_temperature, least_usual_confidence, logits_of, score
+from training.evaluation import (
+    FEWEST_FOR_THRESHOLD,
+    accuracy,
+    fit_temperature,
+    logits_of,
+    score,
+    uncertainty_threshold,
+)
 from training.handover import hand_over, write_checkpoint
 from training.history import Epoch
 from training.loop import Examples, train
@@ -63,7 +70,7 @@ def run(recipe: Recipe, options: Options) -> None:
     data = read(recipe, options)
     images, validation = split_validation(data, recipe.validation)
     distributed.refuse_empty_shares(len(images))
-    tell_of_no_validation(recipe, validation)
+    tell_of_few_validation_images(recipe, len(validation))
     tell_of_known_images(start, data, validation)
     examples = Examples(data.pixels, data.labels, images, validation)
     classifier = make_classifier(recipe, data, images, options.seed, start).to(device)
@@ -115,11 +122,12 @@ def open_report(options: Options) -> "Report | None":
     return Report(report_folder(options.output))
 
 
-def tell_of_no_validation(recipe: Recipe, validation: torch.Tensor) -> None:
-    if recipe.validation and not len(validation):
+def tell_of_few_validation_images(recipe: Recipe, count: int) -> None:
+    if recipe.validation and count < FEWEST_FOR_THRESHOLD:
+        missed = "no threshold" if count else "no temperature and no threshold"
         say(
-            f"--validation {recipe.validation:g} keeps no image of classes this small: there will be no temperature "
-            "and no threshold for uncertain answers. Raise it, or add images"
+            f"--validation {recipe.validation:g} keeps back {count} images of classes this small: there will be "
+            f"{missed} for uncertain answers. Raise it, or add images"
         )
 
 
@@ -164,11 +172,9 @@ def calibrate(classifier: Classifier, data: Data, images: torch.Tensor) -> None:
         logits = logits_of(classifier, data.pixels, images)
         temperature = fit_temperature(logits, labels)
         classifier.card = classifier.card.model_copy(update={"temperature": temperature})
-    right, uncertain_below = accuracy(logits, labels), least_usual_confidence(logits / temperature)
-    say(
-        f"Accuracy on the {len(labels)} validation images: {100 * right:.1f} %; temperature {temperature:.2f}; "
-        f"uncertain below {100 * uncertain_below:.1f} % confidence"
-    )
+    right, uncertain_below = accuracy(logits, labels), uncertainty_threshold(logits / temperature)
+    marked = f"; uncertain below {100 * uncertain_below:.1f} % confidence" if uncertain_below is not None else ""
+    say(f"Accuracy on the {len(labels)} validation images: {100 * right:.1f} %; temperature {temperature:.2f}{marked}")
     classifier.card = classifier.card.model_copy(update={"uncertain_below": uncertain_below})
 
 

@@ -134,6 +134,28 @@ def test_a_folder_where_a_card_would_go_is_told_with_its_flag(flag: str, capsys:
     assert said.endswith(f": choose another {flag}\n")
 
 
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [
+        (
+            "0.02",
+            "--validation 0.02 keeps back 0 images of classes this small: there will be no temperature and no thr",
+        ),
+        ("0.1", "--validation 0.1 keeps back 4 images of classes this small: there will be no threshold for uncertain"),
+        ("0.5", None),
+    ],
+)
+def test_few_validation_images_set_no_threshold(
+    part: str, said: str | None, draw_folder: Draw, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw_folder(per_class=25)  # 40 to train on
+    assert main(["net-best", "--data", "shapes", "--epochs", "1", "--validation", part, "--no-report"]) == 0
+    printed = capsys.readouterr().out
+    assert (load(Path("cifar_net.pth")).card.uncertain_below is None) == bool(said)
+    assert ("; uncertain below " in printed) == (not said)
+    assert said is None or said in printed
+
+
 def test_too_little_memory_is_one_sentence() -> None:
     with pytest.raises(TrainingError, match="too little memory: choose a smaller --batch-size"), out_of_memory_told():
         torch.empty(2**60)

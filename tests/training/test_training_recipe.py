@@ -13,7 +13,7 @@ from models.checkpoint import load
 from models.classifier import Classifier
 from training.__main__ import main
 from training.data import Data
-from training.evaluation import fit_temperature, least_usual_confidence, logits_of
+from training.evaluation import fit_temperature, logits_of, uncertainty_threshold
 from training.recipe import FIELDS, NET_BEST, RECIPES, TUTORIAL
 from training.run import calibrate
 from training.updates import learning_rate_factor
@@ -57,7 +57,7 @@ def test_the_temperature_fits_the_answers_of_an_unsure_network_as_they_are_serve
     logits = logits_of(classifier, pixels, every)
     assert classifier.card.temperature == pytest.approx(fit_temperature(logits, labels), rel=0.01)
     assert classifier.card.uncertain_below == pytest.approx(
-        least_usual_confidence(logits / classifier.card.temperature), rel=0.01
+        uncertainty_threshold(logits / classifier.card.temperature), rel=0.01
     )
 
 
