@@ -3,6 +3,7 @@
 torch is imported where tensors are made, since not every process that reads the files makes any.
 """
 
+import glob
 import hashlib
 import io
 import json
@@ -12,6 +13,7 @@ import re
 import tempfile
 import time
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -113,6 +115,8 @@ def read(path: Path, served: ModelCard | None = None) -> tuple[bytes, ModelCard]
         weights = _read_weights(path)
         sha256 = hashlib.sha256(weights).hexdigest()
         card = _read_card(card_path(path))
+        if card.sha256 != sha256:
+            card = _interrupted(card_path(path), sha256) or card
         if card.sha256 in (None, sha256):
             return weights, card.model_copy(update={"sha256": sha256})
         if time.monotonic() > patience_until:
@@ -153,6 +157,16 @@ def _read_card(path: Path) -> ModelCard:
             _said(f"{path} is not a model card ({where + ': ' if where else ''}{first['msg']})")
             + ": repair or remove it"
         ) from None
+
+
+def _interrupted(path: Path, sha256: str) -> ModelCard | None:
+    """The card of these weights where whoever wrote both has only come to rename the weights, or was killed there."""
+    for temporary in path.parent.glob(f".{glob.escape(path.name)}.*"):
+        with suppress(CheckpointError):  # killed even before
+            card = _read_card(temporary)
+            if card.sha256 == sha256:
+                return card
+    return None
 
 
 def _read_state(path: Path, weights: bytes) -> dict[str, "torch.Tensor"]:

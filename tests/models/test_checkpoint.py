@@ -3,7 +3,10 @@
 import io
 import json
 import logging
+import multiprocessing
+import os
 import resource
+import signal
 from pathlib import Path
 
 import pytest
@@ -66,6 +69,35 @@ def test_a_card_of_other_weights_is_left_out_saying_so(saved: Path, caplog: pyte
     with caplog.at_level(logging.WARNING):
         assert load(saved).card.classes == CIFAR10_CLASSES
     assert "describes other weights" in caplog.text
+
+
+@pytest.mark.parametrize("there_before", [True, False])
+def test_whoever_is_killed_between_the_renames_of_weights_and_card_leaves_both_whole(
+    there_before: bool, saved: Path
+) -> None:
+    if not there_before:
+        saved.unlink()
+        saved.with_suffix(".json").unlink()
+    card = ModelCard(classes=("cat", "dog"), temperature=3)
+    writer = multiprocessing.get_context("fork").Process(target=save_until_the_card, args=(saved, Net(2), card))
+    writer.start()
+    writer.join()
+    assert writer.exitcode == -signal.SIGKILL
+    assert saved.with_suffix(".json").exists() == there_before
+    there = load(saved).card
+    assert (there.classes, there.temperature) == (card.classes, card.temperature)
+    save(saved, Net(2), ModelCard(classes=("cat", "cow")))
+    assert load(saved).card.classes == ("cat", "cow")
+
+
+def save_until_the_card(path: Path, net: Net, card: ModelCard) -> None:
+    def rename(source: Path, target: Path) -> None:
+        if target.suffix == ".json":
+            os.kill(os.getpid(), signal.SIGKILL)
+        source.rename(target)
+
+    Path.replace = rename  # type: ignore[method-assign,assignment]
+    save(path, net, card)
 
 
 def test_saving_leaves_no_temporary_file(saved: Path) -> None:
