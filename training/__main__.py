@@ -32,7 +32,7 @@ from functools import partial
 from io import TextIOWrapper
 from pathlib import Path
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from pydantic import ValidationError
 
@@ -54,6 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argcomplete.autocomplete(parser)
     try:
         options = parser.parse_args(arguments, Options())
+        if options.recipe not in RECIPES:
+            parser.error(f"there is no recipe {options.recipe!r}: choose one of {', '.join(RECIPES)}")
         if options.if_better and not options.promote:
             parser.error("--if-better says when to promote: add --promote PATH")
     except SystemExit as exit_:
@@ -150,7 +152,7 @@ def _say(status: int, sentence: str) -> int:
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help, and --list for a recipe's fields)\n")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -162,7 +164,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     add, shown = parser.add_argument, "(default: %(default)s)"
     recipes = f"one of: {', '.join(RECIPES)} {shown}"
-    add("recipe", nargs="?", default="tutorial", choices=RECIPES, metavar="RECIPE", help=recipes)
+    # Not by `choices`: the value of an unknown flag would be called a recipe, and the flag not be told.
+    recipe: Any = add("recipe", nargs="?", default="tutorial", metavar="RECIPE", help=recipes)
+    recipe.completer = lambda **_: RECIPES  # argcomplete's
     add(
         "--data",
         default="cifar10",

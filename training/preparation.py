@@ -20,6 +20,7 @@ from training.options import Options, held_out_path, resume_path
 from training.recipe import Recipe
 
 _INITIALISE_BY = 5000  # training images of 32×32 at most
+_ADAMS_HIGHEST_RATE = 0.02
 
 
 def choose_device(name: str) -> torch.device:
@@ -93,8 +94,20 @@ def check_network(recipe: Recipe, start: Classifier | None) -> None:
             f"{card.architecture} answers {count} images with an array of {tuple(answer.shape)}, where num_classes=2 "
             f"asks for ({count}, 2): give its last layer num_classes outputs"
         )
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Raises TrainingError where fields do not go together."""
+    size, rate = recipe.image_size, recipe.learning_rate * max(1, recipe.norm_bias_factor)
     if recipe.translate >= size:
         raise TrainingError(f"--translate {recipe.translate} shifts images of {size} pixels out of sight: choose less")
+    if recipe.cutout >= size:
+        raise TrainingError(f"--cutout {recipe.cutout} may grey out all of an image of {size} pixels: choose less")
+    if recipe.optimizer == "adam" and rate > _ADAMS_HIGHEST_RATE:
+        raise TrainingError(
+            f"a step of adam is as long as its learning rate, and {rate:g} is far too long: "
+            "add --learning-rate 0.001 --norm-bias-factor 1, or something near it"
+        )
 
 
 def weights_to_start_from(recipe: Recipe) -> Classifier | None:

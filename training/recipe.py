@@ -27,7 +27,7 @@ class Recipe:
         default=0.1,
         ge=0,
         lt=1,
-        description="part of the training images kept back, to choose and to set the temperature by",
+        description="part of the training images kept back, to watch the run and to set the temperature by",
     )
 
     optimizer: Literal["sgd", "adam", "muon"] = Field(

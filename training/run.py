@@ -31,6 +31,7 @@ from training.loop import Examples, train
 from training.options import Options, report_folder, resume_path
 from training.preparation import (
     check_network,
+    check_recipe,
     check_writable,
     choose_device,
     in_precision_of,
@@ -67,6 +68,7 @@ def run(recipe: Recipe, options: Options) -> None:
     start = weights_to_start_from(recipe)
     distributed.refuse_empty_shares(recipe.batch_size)
     check_network(recipe, start)
+    check_recipe(recipe)
     data = read(recipe, options)
     images, validation = split_validation(data, recipe.validation)
     distributed.refuse_empty_shares(len(images))

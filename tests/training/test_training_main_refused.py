@@ -46,7 +46,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_no_file(draw_folder: Draw, capsy
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (["fancy"], "invalid choice: 'fancy'"),
+        (["fancy"], "there is no recipe 'fancy': choose one of tutorial, net-best, "),
         (["--output", "."], ". is a folder; name a file, such as cifar_net.pth"),
         (["--output", "net.json"], "net.json is where the model card would go; name it net.pth"),
         (["--output", "net.run"], "net.run is where the report would go; name it net.pth"),
@@ -55,6 +55,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_no_file(draw_folder: Draw, capsy
         (["--flip", "sideways"], "--flip: Input should be 'none', 'random' or 'alternating', not 'sideways'"),
         (["--learning-rate", "inf"], "--learning-rate: Input should be a finite number, not 'inf'"),
         (["--seed", "-1"], "--seed"),
+        (["--lr", "0.1"], "unrecognized arguments: --lr (see cifar-train --help, and --list"),
         (["--if-better"], "--if-better says when to promote: add --promote PATH"),
         (["--device", "abacus"], "'abacus' is not one of auto, cpu, cuda, cuda:N, mps"),
     ],

@@ -20,6 +20,10 @@ from training.recipe import RECIPES
 from training.run import out_of_memory_told
 
 Draw = Callable[..., Path]
+TOO_LONG = (
+    "a step of adam is as long as its learning rate, and 22.4 is far too long: "
+    "add --learning-rate 0.001 --norm-bias-factor 1, or something near it"
+)
 ONE_CARD = "--output cifar_net.pth would have the same model card, cifar_net.json: give --output another name"
 
 
@@ -116,6 +120,8 @@ def test_each_shipped_checkpoint_is_of_the_network_of_the_recipe_of_its_name() -
         (["--promote", "./cifar_net.pth"], f"--promote cifar_net.pth and {ONE_CARD}"),
         (["--promote", "cifar_net.pt"], f"--promote cifar_net.pt and {ONE_CARD}"),
         (["--translate", "32"], "--translate 32 shifts images of 32 pixels out of sight: choose less"),
+        (["--cutout", "32"], "--cutout 32 may grey out all of an image of 32 pixels: choose less"),
+        (["fast", "--optimizer", "adam"], TOO_LONG),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_is_read(
