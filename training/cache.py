@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from training.distributed import say
+from training.errors import TrainingError
 
 Records = npt.NDArray[np.void]  # [N] of: `pixels`, uint8 [size, size, 3], and `digest`, the file's SHA-256, 32 bytes
 
@@ -26,6 +27,7 @@ def cached(root: Path, names: Sequence[str], size: int, fill: Callable[[Records]
     """The records of these files: from the cache where none of them has changed since, else as `fill` writes them.
 
     Where nothing can be cached (a full disk, a home that may not be written to) they are held in memory.
+    Raises TrainingError where that is too small as well.
     """
     record = np.dtype([("pixels", np.uint8, (size, size, 3)), ("digest", "V32")])
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "cifar-service")
@@ -37,7 +39,12 @@ def cached(root: Path, names: Sequence[str], size: int, fill: Callable[[Records]
     try:
         temporary = _reserve(folder, place, record, len(names))
     except OSError as error:
-        say(f"Decoded images cannot be kept in {folder} ({error.strerror}): memory holds them, for this run alone")
+        trouble = f"decoded images, {len(names) * record.itemsize / 1e9:.1f} GB, cannot be kept in {folder}"
+        if len(names) * record.itemsize > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
+            raise TrainingError(
+                f"{trouble} ({error.strerror}), nor in memory: make room, or name a larger disk in XDG_CACHE_HOME"
+            ) from None
+        say(f"{trouble[0].upper()}{trouble[1:]} ({error.strerror}): memory holds them, for this run alone")
         in_memory = np.empty(len(names), record)
         fill(in_memory)
         return in_memory

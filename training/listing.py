@@ -13,13 +13,13 @@ class Measured(NamedTuple):
     seconds: int  # of training, on _HARDWARE
 
 
-_HARDWARE = "two shared cores, of net-best and fast Zen 3, of the others Zen 4"
+_HARDWARE = "two shared cores, of net-best and fast Zen 3 in float32, of the others Zen 4"
 MEASURED = {
     "tutorial": Measured("55.0 ± 1.1", 5, 28),
     "net-best": Measured("74.8 ± 0.2", 5, 148),
     "net-best --epochs 12": Measured("73.4 ± 0.3", 2, 84),
     "net-best --epochs 60": Measured("76.4 ± 0.3", 5, 423),
-    "fast": Measured("90.7", 1, 2684),
+    "fast --tta-below 1": Measured("90.7", 1, 2684),
     "strong": Measured("92.1", 1, 6667),
 }
 
@@ -33,7 +33,8 @@ def print_recipes(chosen: Recipe) -> None:
             if command.split()[0] == recipe.name:
                 with_flags = "" if command == recipe.name else f" ({command})"
                 print(f"  {'':10} {measured.accuracy} % (n = {measured.n}), {measured.seconds} s{with_flags}")
-    print(f"Measured on CIFAR-10's JPEG copy and {_HARDWARE}; n is how many seeds. No figure: not measured.")
+    print(f"Measured on CIFAR-10's JPEG copy and {_HARDWARE}.")
+    print("n is how many seeds, ± their standard deviation; seconds are one training's. No figure: not measured.")
     print(f"Fields of {chosen.name} (cifar-train {chosen.name} --field value):")
     for name, meaning in FIELDS.items():
         print(f"  --{name.replace('_', '-'):18} {getattr(chosen, name)!s:12} {meaning}")

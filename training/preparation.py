@@ -125,14 +125,14 @@ def weights_to_start_from(recipe: Recipe) -> Classifier | None:
 
 
 def tell_of_known_images(start: Classifier | None, data: Data, validation: torch.Tensor) -> None:
-    """Where the weights to start from were trained on some of the images to validate with."""
+    """Where the weights to start from were trained on images to validate or to test with, or may have been."""
     before = start.card.training if start else None
-    if before and before.data_fingerprint == data.fingerprint and before.validation_images < len(validation):
+    too_well = "they score too well, and confidence comes out too high"
+    if before and before.data_fingerprint != data.fingerprint:
+        say(f"The weights to start from were trained on {before.data}: if those images are among these, {too_well}")
+    elif before and before.validation_images < len(validation):
         seen = len(validation) - before.validation_images
-        say(
-            f"The weights to start from were trained on {seen} of the {len(validation)} validation images: on those "
-            "they score too well, and confidence comes out too high"
-        )
+        say(f"The weights to start from were trained on {seen} of the {len(validation)} validation images: {too_well}")
 
 
 def make_classifier(

@@ -167,3 +167,12 @@ def test_a_home_that_may_not_be_written_to_is_no_obstacle(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     assert len(read(draw_folder())[0]) == 24
     assert "(Not a directory): memory holds them, for this run alone" in capsys.readouterr().out
+
+
+def test_more_than_disk_and_memory_take_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.raises(
+        TrainingError, match=r"images, 10066.3 GB, cannot be kept in .* nor in memory: make room, or name"
+    ):
+        cache.cached(tmp_path, ["missing"] * 200_000, 4096, fill=lambda records: None)

@@ -97,7 +97,7 @@ def test_imagenets_weights_get_pictures_as_they_have_learnt_them() -> None:
     }
 
 
-def test_validation_images_that_the_weights_were_trained_on_are_told_of(
+def test_images_to_score_with_that_the_weights_were_trained_on_are_told_of(
     draw_folder: Draw, capsys: pytest.CaptureFixture[str]
 ) -> None:
     draw_folder(per_class=20)
@@ -107,6 +107,11 @@ def test_validation_images_that_the_weights_were_trained_on_are_told_of(
     assert "were trained on" not in capsys.readouterr().out
     assert main([*again, "--validation", "0.5", "--no-report"]) == 0
     assert "were trained on 8 of the 16 validation images" in capsys.readouterr().out
+    Path("shapes").rename("forms")
+    Path("forms/circle/000.png").unlink()
+    again[2] = "forms"
+    assert main([*again, "--no-report"]) == 0
+    assert "were trained on shapes: if those images are among these, they score too well" in capsys.readouterr().out
 
 
 def test_each_shipped_checkpoint_is_of_the_network_of_the_recipe_of_its_name() -> None:
