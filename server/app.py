@@ -106,12 +106,12 @@ class ClassifierServer(litserve.LitServer):
 
     def _start_worker(self, worker_id: int) -> BaseProcess:
         """As LitServe does, but for what its process is: one that is spawned would first import torch, for seconds."""
-        path, status = self._api.api_path, self.workers_setup_status
+        status = self.workers_setup_status
         status[f"predict_{worker_id}"] = WorkerSetupStatus.STARTING
-        device = self._inference_workers_config_for_api(path)[worker_id]
-        device = device[0] if len(device) == 1 else device
-        rest = self._get_request_queue(path), self._transport, status, self._callback_runner, self.restart_workers
-        arguments = (self._api, device, worker_id, *rest)
+        device = self.devices[worker_id % len(self.devices)]
+        device = device[0] if isinstance(device, list) else device
+        queue = transport = None  # ours are sockets
+        arguments = (self._api, device, worker_id, queue, transport, status, self._callback_runner, False)
         process: BaseProcess = self._processes.Process(target=inference_worker, args=arguments)
         process.start()
         return process

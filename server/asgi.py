@@ -35,7 +35,7 @@ class Application(FastAPI):
 def build_app(settings: Settings, engine: Engine, lifespan: Lifespan[Any]) -> Application:
     """No gzip over every answer, no exit stacks, no layer for each thing: see Boundary and Routes."""
     app = Application(title="cifar-service", description="Classifies images with the network that you trained.")
-    add_routes(app.router, Service(settings, engine), settings)
+    add_routes(app.router, Service(settings, engine))
     routes = Routes(app.router.routes, lifespan)
     keys = ApiKeys(settings)
     app.wants_key = bool(keys)

@@ -100,37 +100,32 @@ def image_refused(error: ImageError) -> ServiceError:
     return kind(error.detail, error.code)
 
 
-EXPECTED = (ServiceError, HTTPException)
+def as_refusal(request: Request, error: Exception) -> ServiceError:
+    """Ours is one; Starlette's own (404, 405) and one that nobody expected become one."""
+    if isinstance(error, ServiceError):
+        return error
+    if not isinstance(error, HTTPException):
+        return ServiceError("the service failed on this request; its log has the reason under this request id")
+    status, headers = HTTPStatus(error.status_code), dict(error.headers or {})
+    told = {404: "there is no such path: see /docs", 405: f"this path takes {headers.get('Allow')}"}
+    detail = f"{request.method} {_shorten(request.url.path)}: {told.get(status, error.detail)}"
+    refusal = ServiceError(detail, status.name.lower(), headers)
+    refusal.status = status
+    return refusal
 
 
-def code_of(error: Exception) -> str:
-    """The stable code that programs and metrics know the error by."""
-    if isinstance(error, HTTPException):
-        return HTTPStatus(error.status_code).name.lower()
-    return error.code if isinstance(error, ServiceError) else ServiceError.code
-
-
-def render_error(request: Request, error: Exception) -> Response:
-    """The one place where an error becomes a response: ours, Starlette's own (404, 405), or one nobody expected."""
-    if isinstance(error, HTTPException):
-        status, headers = HTTPStatus(error.status_code), dict(error.headers or {})
-        told = {404: "there is no such path: see /docs", 405: f"this path takes {headers.get('Allow')}"}
-        detail = f"{request.method} {_shorten(request.url.path)}: {told.get(status, error.detail)}"
-    elif isinstance(error, ServiceError):
-        status, headers, detail = error.status, error.headers, error.detail
-    else:
-        status, headers = HTTPStatus.INTERNAL_SERVER_ERROR, {}
-        detail = "the service failed on this request; its log has the reason under this request id"
+def render(request: Request, refusal: ServiceError) -> Response:
+    """As a problem document."""
     problem = {
         "type": "about:blank",
-        "title": _TITLES.get(status, status.phrase),
-        "status": int(status),
-        "code": code_of(error),
-        "detail": detail,
+        "title": _TITLES.get(refusal.status, refusal.status.phrase),
+        "status": int(refusal.status),
+        "code": refusal.code,
+        "detail": refusal.detail,
         "request_id": request.state.request_id,
     }
     media_type = PROBLEM
     if request.scope.get("path", "").startswith(("/v1", "/v2")):  # what was no HTTP has none
         # Where clients of TensorFlow Serving and of the Open Inference Protocol look, and KServe's in no other type.
-        problem["error"], media_type = detail, "application/json"
-    return Response(orjson.dumps(problem), int(status), headers, media_type)
+        problem["error"], media_type = refusal.detail, "application/json"
+    return Response(orjson.dumps(problem), int(refusal.status), refusal.headers, media_type)

@@ -14,13 +14,12 @@ import numpy as np
 from models.pixels import Pixels
 from server.errors import BadRequest
 from server.service import Service
-from server.settings import Settings
 
 GRID = 16  # places of the square in a row, and in a column
 _COVERED = 3 / 8  # of the picture's side: with less, a network that is sure finds enough beside the square
 
 
-async def explain(service: Service, pixels: Pixels, class_id: str | None, settings: Settings) -> dict[str, Any]:
+async def explain(service: Service, pixels: Pixels, class_id: str | None) -> dict[str, Any]:
     """uint8 [H, W, 3], as the model takes it → what led to this class, or to the most probable one: as
     schemas.Explained has it.
 
@@ -31,7 +30,7 @@ async def explain(service: Service, pixels: Pixels, class_id: str | None, settin
         answers = [await service.probe(pixels[None])]
         card, (probabilities,) = answers[0].card, answers[0].probabilities
         explained = int(probabilities.argmax()) if class_id is None else _read_class_id(class_id, len(card.classes))
-        answers += [await service.probe(batch) for batch in occlude(pixels, settings.max_batch_size)]
+        answers += [await service.probe(batch) for batch in occlude(pixels, service.settings.max_batch_size)]
         if len({answer.card.version for answer in answers}) == 1:  # else the model changed on the way
             break
     of_class = np.concatenate([answer.probabilities for answer in answers])[:, explained]
@@ -41,7 +40,7 @@ async def explain(service: Service, pixels: Pixels, class_id: str | None, settin
         "class_id": explained,
         "probability": plain,
         "covered": np.reshape(covered, (GRID, GRID)).tolist(),
-        "model": {"name": settings.model_name, "version": card.version},
+        "model": service.named(card),
     }
 
 

@@ -131,37 +131,39 @@ def _checked_onnxruntime(classifier: Classifier, canary: Pixels, threads: int) -
 def _onnxruntime(classifier: Classifier, canary: Pixels, threads: int) -> Forward:
     import onnxruntime
 
-    once = Classifier(classifier.net, classifier.card.model_copy(update={"tta_below": 0})).eval()
+    # A graph has no branches: where a picture may be looked at again, it has the logits of one look alone.
+    one_look = bool(classifier.card.tta_below)
     model = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter that needs no further package is called the old one
         torch.onnx.export(
-            once,
+            _OneLook(classifier).eval() if one_look else classifier,
             (torch.tensor(canary),),
             model,  # type: ignore[arg-type]  # a file object is taken too, says its documentation
             input_names=["pixels"],
-            output_names=["probabilities"],
-            dynamic_axes={"pixels": {0: "n"}, "probabilities": {0: "n"}},
+            output_names=["answers"],
+            dynamic_axes={"pixels": {0: "n"}, "answers": {0: "n"}},
             dynamo=False,
         )
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(model.getvalue(), options, providers=["CPUExecutionProvider"])
 
-    def forward(pixels: Pixels) -> Probabilities:
-        probabilities: Probabilities = session.run(None, {"pixels": pixels})[0]
-        return probabilities
+    def run(pixels: Pixels) -> Probabilities:
+        answers: Probabilities = session.run(None, {"pixels": pixels})[0]
+        return answers
 
-    return _averaged(forward, classifier) if classifier.card.tta_below else forward
-
-
-def _averaged(forward: Forward, classifier: Classifier) -> Forward:
-    """What `Classifier.logits` does, which has branches, and a graph has none."""
-
-    class Averaged(Classifier):
+    class LooksByRuntime(Classifier):
         def once(self, pixels: torch.Tensor) -> torch.Tensor:
-            # Logarithms of probabilities are logits over the temperature, but for what softmax takes away.
-            above_zero = torch.from_numpy(forward(pixels.numpy())).clamp_min(torch.finfo(torch.float32).tiny)
-            return above_zero.log() * self.card.temperature
+            return torch.from_numpy(run(pixels.numpy()))
 
-    return _eager(Averaged(nn.Identity(), classifier.card), torch.device("cpu"))
+    return _eager(LooksByRuntime(nn.Identity(), classifier.card), torch.device("cpu")) if one_look else run
+
+
+class _OneLook(nn.Module):
+    def __init__(self, classifier: Classifier) -> None:
+        super().__init__()
+        self.classifier = classifier
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return self.classifier.once(pixels)

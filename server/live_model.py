@@ -140,15 +140,12 @@ class LiveModel:
         Whoever enters the block notes these files, itself, and how many ended in it before. Raises CheckpointError
         where there were two: one may have been killed for another reason.
         """
-        note, files, ended = self._last_good.with_suffix(".trying"), repr(self._files), 0
-        with contextlib.suppress(OSError, ValueError):  # it is not there, or its writer was cut short
-            worker, before, noted = note.read_text().split(" ", 2)
-            if noted == files:
-                ended = int(before) + (not _lives(int(worker)))
-        if ended > 1:
+        note, files = self._last_good.with_suffix(".trying"), repr(self._files)
+        killed = _killed_by(files, note)
+        if killed > 1:
             raise CheckpointError("two workers that tried it were killed, as where memory is short: put another there")
         with contextlib.suppress(OSError):
-            note.write_text(f"{os.getpid()} {ended} {files}")
+            note.write_text(f"{os.getpid()} {killed} {files}")
         try:
             yield
         finally:
@@ -180,12 +177,18 @@ class LiveModel:
         return stats
 
 
-def _lives(process: int) -> bool:
+def _killed_by(files: str, note: Path) -> int:
+    """How many workers have ended while they tried these files."""
     try:
-        os.kill(process, 0)
+        worker, before, noted = note.read_text().split(" ", 2)
+        if noted != files:
+            return 0
+        os.kill(int(worker), 0)  # whether it lives
     except ProcessLookupError:
-        return False
-    return True
+        return int(before) + 1
+    except (OSError, ValueError):  # there is no note, or its writer was cut short
+        return 0
+    return int(before)
 
 
 def _usable(device: str) -> torch.device:

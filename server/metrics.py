@@ -136,14 +136,11 @@ class Seen:
             _write_predictions(np.concatenate(blocks), classes, uncertain_below)
 
     async def keep_writing(self) -> None:
-        """Until cancelled, and then once more."""
+        """Until cancelled."""
         _reserve_files()
-        try:
-            while True:
-                self.write()
-                await asyncio.sleep(_WRITE_EVERY_S)
-        finally:
+        while True:
             self.write()
+            await asyncio.sleep(_WRITE_EVERY_S)
 
 
 @contextlib.asynccontextmanager
@@ -152,8 +149,7 @@ async def counting() -> AsyncIterator[None]:
     task = asyncio.create_task(SEEN.keep_writing())
     yield
     task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
+    SEEN.write()
 
 
 def _write_predictions(probabilities: Probabilities, classes: Sequence[str], uncertain_below: float | None) -> None:

@@ -11,7 +11,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server import logs
-from server.errors import EXPECTED, PayloadTooLarge, QueueFull, UnsupportedMediaType, code_of, render_error
+from server.errors import PayloadTooLarge, QueueFull, ServiceError, UnsupportedMediaType, as_refusal, render
 from server.metrics import SEEN
 from server.security import OPEN_PATHS, ApiKeys
 from server.settings import Settings
@@ -28,9 +28,7 @@ log = logging.getLogger(__name__)
 class Boundary:
     """One layer where Starlette would have one each for errors, exceptions, ids, limits, keys: each costs a request.
 
-    With `log_all` every request leaves a line in the log. Otherwise one that failed does, but neither a probe, which
-    fails many times while a model loads, nor one of the surplus that is refused with 429: those come by the thousand
-    when there is least time for them, and are counted anyway.
+    A request that failed leaves a line in the log, but no probe, which fails many times while a model loads; or all do.
     """
 
     def __init__(self, app: ASGIApp, keys: ApiKeys, settings: Settings) -> None:
@@ -73,19 +71,6 @@ class Boundary:
 class _Exchange:
     """One request and its answer, watched on their way through."""
 
-    __slots__ = (
-        "_announced",
-        "_boundary",
-        "_encoding",
-        "_receive",
-        "_scope",
-        "_send",
-        "headers",
-        "id",
-        "received",
-        "status",
-    )
-
     def __init__(self, scope: Scope, receive: Receive, send: Send, boundary: Boundary) -> None:
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.id = self.headers.get(b"x-request-id", b"")
@@ -95,19 +80,17 @@ class _Exchange:
         self.status = 0  # until an answer begins
         self._scope, self._receive, self._send = scope, receive, send
         self._boundary = boundary
-        self._announced = int(self.headers.get(b"content-length", b"0"))  # a number, as the HTTP parser has made sure
-        self._encoding = self.headers.get(b"content-encoding", b"").lower()
         self.received = 0  # bytes of the body
 
     async def receive(self) -> Message:
         """The next part of the body. Raises PayloadTooLarge, before the first byte where the length is announced, or
         QueueFull where the bodies of all requests together are too large, or UnsupportedMediaType."""
-        if self._announced > self._boundary.max_body_bytes:
+        # A number, as the HTTP parser has made sure.
+        if int(self.headers.get(b"content-length", b"0")) > self._boundary.max_body_bytes:
             raise self._too_large()
-        if self._encoding not in (b"", b"identity"):
-            raise UnsupportedMediaType(
-                f"a body of Content-Encoding {self._encoding.decode('latin-1')} is not taken: send it without"
-            )
+        encoding = self.headers.get(b"content-encoding", b"").decode("latin-1")
+        if encoding.lower() not in ("", "identity"):
+            raise UnsupportedMediaType(f"a body of Content-Encoding {encoding} is not taken: send it without")
         message = await self._receive()
         size = len(message.get("body", b""))
         self.received += size
@@ -129,12 +112,14 @@ class _Exchange:
 
     async def refuse(self, error: Exception) -> None:
         """Answer with the error. Raises it again where an answer has begun already."""
-        if not isinstance(error, EXPECTED):
+        request = Request(self._scope)
+        refusal = as_refusal(request, error)
+        if refusal.code == ServiceError.code:  # nobody expected it
             log.exception("a request failed", extra=logs.fields(request_id=self.id.decode()))
         if self.status:
             raise error
-        SEEN.rejected(code_of(error))
-        response = render_error(Request(self._scope), error)
+        SEEN.rejected(refusal.code)
+        response = render(request, refusal)
         await response(self._scope, self._receive, self.send)
 
     def log(self, seconds: float) -> None:

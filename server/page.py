@@ -17,7 +17,6 @@ from server.requests import read_body
 from server.routing import json_response, problems, within
 from server.schemas import EXPLAIN_OPENAPI, PREVIEW_OPENAPI, Card, Explained
 from server.service import Service
-from server.settings import Settings
 
 _HERE = Path(__file__).parent
 _HEADERS = {
@@ -33,12 +32,12 @@ _SHOWN_BY_BROWSERS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".svg", ".webp")
 _MOST_SAMPLES = 20
 
 
-def add_page_routes(router: APIRouter, service: Service, settings: Settings) -> None:
+def add_page_routes(router: APIRouter, service: Service) -> None:
     _add_page(router)
-    _add_samples(router, settings.samples or _HERE / "samples")
-    _add_card(router, service, settings)
-    _add_preview(router, service, settings)
-    _add_explanation(router, service, settings)
+    _add_samples(router, service.settings.samples or _HERE / "samples")
+    _add_card(router, service)
+    _add_preview(router, service)
+    _add_explanation(router, service)
 
 
 def _add_page(router: APIRouter) -> None:
@@ -83,15 +82,15 @@ async def _file(files: StaticFiles, name: str, request: Request) -> Response:
     return response
 
 
-def _add_card(router: APIRouter, service: Service, settings: Settings) -> None:
+def _add_card(router: APIRouter, service: Service) -> None:
     @router.get("/card", response_model=Card, responses=problems(503), summary="What the model is, and what it scored")
     async def card(request: Request) -> Response:
         served = service.card
-        model = {"name": settings.model_name, "version": served.version}
+        model = service.named(served)
         return json_response({"model": model, "card": served.model_dump(mode="json")})
 
 
-def _add_preview(router: APIRouter, service: Service, settings: Settings) -> None:
+def _add_preview(router: APIRouter, service: Service) -> None:
     async def as_png(body: bytes) -> bytes:
         file = io.BytesIO()
         Image.fromarray(await service.decode(body)).save(file, "PNG")
@@ -106,11 +105,11 @@ def _add_preview(router: APIRouter, service: Service, settings: Settings) -> Non
     )
     async def preview(request: Request) -> Response:
         service.check_room()  # before the body is read
-        png = await within(settings.deadline_s, read_body(request), as_png)
+        png = await within(service.settings.deadline_s, read_body(request), as_png)
         return Response(png, media_type="image/png", headers=_HEADERS)
 
 
-def _add_explanation(router: APIRouter, service: Service, settings: Settings) -> None:
+def _add_explanation(router: APIRouter, service: Service) -> None:
     one_at_a_time = asyncio.Lock()  # each is as much work as hundreds of predictions, which shall not wait for many
 
     @router.post(
@@ -124,7 +123,7 @@ def _add_explanation(router: APIRouter, service: Service, settings: Settings) ->
         async def explain_body(body: bytes) -> dict[str, Any]:
             pixels = await service.decode(body)
             async with one_at_a_time:
-                return await explain(service, pixels, request.query_params.get("class_id"), settings)
+                return await explain(service, pixels, request.query_params.get("class_id"))
 
         service.check_room()  # before the body is read
-        return json_response(await within(settings.deadline_s, read_body(request), explain_body))
+        return json_response(await within(service.settings.deadline_s, read_body(request), explain_body))

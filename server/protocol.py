@@ -17,7 +17,7 @@ from uvicorn._types import ASGI3Application
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from server.errors import BadRequest, render_error
+from server.errors import BadRequest, render
 from server.metrics import SEEN
 
 _MAX_HEAD_BYTES = 64 * 1024  # of a head that takes several reads, of trailers, of what stands between two chunks
@@ -39,8 +39,7 @@ class OneWriteProtocol(HttpToolsProtocol):
         self._patience_s = patience_s
         self._head_bytes = 0  # since a head or a part of a body was last complete
         self._running: RequestResponseCycle | None = None  # self.cycle is the last one sent, which may wait for it
-        # In the last look, where nothing moved: the request, how many wait behind it, and the bytes that left.
-        self._seen: tuple[RequestResponseCycle | None, int, int] | None = (None, 0, 0)
+        self._got: tuple[RequestResponseCycle | None, int, int] | None = (None, 0, 0)  # the client, at the last look
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
         self._gathering = _GatheringTransport(transport, self.loop)
@@ -82,17 +81,20 @@ class OneWriteProtocol(HttpToolsProtocol):
         self._looking = self.loop.call_later(_LAST_REQUEST_S, self.transport.abort)
 
     def _look(self) -> None:
-        """A timer for each connection, not each request: whether the client has got any further since the last look."""
-        if self.timeout_keep_alive_task and not self.flow.write_paused and not self.transport.is_closing():
-            client_is_next = False  # it is kept for the next request, for as long as that timer has it
-        else:
-            client_is_next = self.cycle is None or self.cycle.response_started or self.flow.write_paused
-        seen = (self.cycle, len(self.pipeline), self._gathering.sent) if client_is_next else None
-        if seen and seen == self._seen:
+        """A timer for each connection, not each request: ends it where the client got no further since last time."""
+        got = self._client_got_to()
+        if got and got == self._got:
             self.transport.abort()  # closing it would wait until what we wrote is read
             return
-        self._seen = seen
+        self._got = got
         self._looking = self.loop.call_later(self._patience_s, self._look)
+
+    def _client_got_to(self) -> tuple[RequestResponseCycle | None, int, int] | None:
+        """Its last request, how many wait behind it, and the bytes it took; None where it has nothing to do."""
+        reads = not self.flow.write_paused
+        kept = self.timeout_keep_alive_task and reads and not self.transport.is_closing()  # that timer ends it
+        ours = self.cycle and not self.cycle.response_started and reads  # the answer is still to be found
+        return None if kept or ours else (self.cycle, len(self.pipeline), self._gathering.sent)
 
     def data_received(self, data: bytes) -> None:
         self._unset_keepalive_if_required()
@@ -149,7 +151,7 @@ class OneWriteProtocol(HttpToolsProtocol):
             return
         SEEN.rejected(BadRequest.code)
         request_id = uuid.uuid4().hex
-        problem = render_error(Request({"type": "http", "state": {"request_id": request_id}}), BadRequest(msg))
+        problem = render(Request({"type": "http", "state": {"request_id": request_id}}), BadRequest(msg))
         headers = [
             *self.server_state.default_headers,
             *problem.raw_headers,

@@ -1,7 +1,6 @@
 """The HTTP surface. Thin: a request becomes images, the service classifies them, the result becomes JSON."""
 
 import asyncio
-from collections.abc import Sequence
 from typing import Any
 
 from fastapi import APIRouter
@@ -20,24 +19,23 @@ from server.requests import PredictRequest, Reader, read_instances, read_predict
 from server.routing import DirectRoute, check_model, json_response, problems, protocol_problems, within
 from server.schemas import PREDICT_OPENAPI, Health, Prediction, Predictions, instances_openapi, model_openapi
 from server.service import Classified, Service
-from server.settings import Settings
 from server.v2_routes import add_v2_routes
 from server.wire import Probabilities
 
 _V1_MODEL = "/v1/models/{name}"
 
 
-def add_routes(router: APIRouter, service: Service, settings: Settings) -> None:
+def add_routes(router: APIRouter, service: Service) -> None:
     """All routes of the service."""
     router.route_class = DirectRoute
-    _add_predict(router, service, settings)
-    _add_status(router, service, settings)
-    add_v2_routes(router, service, settings)
-    add_page_routes(router, service, settings)
-    _add_operations(router, service, settings)
+    _add_predict(router, service)
+    _add_status(router, service)
+    add_v2_routes(router, service)
+    add_page_routes(router, service)
+    _add_operations(router, service)
 
 
-def _add_predict(router: APIRouter, service: Service, settings: Settings) -> None:
+def _add_predict(router: APIRouter, service: Service) -> None:
     async def answer(request: Request, read: Reader) -> Response:
         service.check_room()  # before the body is read
         state = request.scope["state"]  # what its line in the log will say
@@ -46,9 +44,9 @@ def _add_predict(router: APIRouter, service: Service, settings: Settings) -> Non
             state["images"] = len(asked.images)
             classified = await service.classify([image for image in asked.images if isinstance(image, bytes)])
             state["batch_size"] = classified.batch_size
-            return _answer(asked, classified, settings.model_name)
+            return _answer(asked, classified, service.named(classified.card))
 
-        return json_response(await within(settings.deadline_s, read(request, settings), classify))
+        return json_response(await within(service.settings.deadline_s, read(request, service.settings), classify))
 
     @router.post(
         "/predict",
@@ -69,11 +67,11 @@ def _add_predict(router: APIRouter, service: Service, settings: Settings) -> Non
         summary="Classify the images of TensorFlow Serving's clients",
     )
     async def predict_instances(request: Request) -> Response:
-        check_model(request, service, settings)
+        check_model(request, service)
         return await answer(request, read_instances)
 
 
-def _add_status(router: APIRouter, service: Service, settings: Settings) -> None:
+def _add_status(router: APIRouter, service: Service) -> None:
     @router.get(
         _V1_MODEL,
         responses=protocol_problems(404, 503),
@@ -83,14 +81,14 @@ def _add_status(router: APIRouter, service: Service, settings: Settings) -> None
     async def status(request: Request) -> Response:
         if request.path_params["name"].endswith(":predict"):  # which this pattern matches too
             raise HTTPException(405, headers={"Allow": "POST"})
-        check_model(request, service, settings)
+        check_model(request, service)
         state = "AVAILABLE" if service.ready else "LOADING"
         version = {"version": service.card.version, "state": state, "status": {"error_code": "OK", "error_message": ""}}
         # `name` and `ready` are for KServe's client, whose first protocol has this path too.
-        return json_response({"name": settings.model_name, "ready": service.ready, "model_version_status": [version]})
+        return json_response({"name": service.model_name, "ready": service.ready, "model_version_status": [version]})
 
 
-def _add_operations(router: APIRouter, service: Service, settings: Settings) -> None:
+def _add_operations(router: APIRouter, service: Service) -> None:
     @router.get("/livez", response_model=Health, summary="Is the process alive?")
     async def livez(request: Request) -> Response:
         return json_response({"status": "alive"})
@@ -98,50 +96,39 @@ def _add_operations(router: APIRouter, service: Service, settings: Settings) -> 
     @router.get("/readyz", response_model=Health, responses=problems(503), summary="Is a model ready?")
     async def readyz(request: Request) -> Response:
         service.check_ready()
-        return json_response(
-            {"status": "ready", "model": {"name": settings.model_name, "version": service.card.version}}
-        )
+        return json_response({"status": "ready", "model": service.named(service.card)})
 
     @router.get("/metrics", response_class=PlainTextResponse, summary="Prometheus metrics of all processes")
     async def metrics(request: Request) -> Response:
         SEEN.write()
-        page = await asyncio.to_thread(render, settings.model_name, SEEN.card)
+        page = await asyncio.to_thread(render, service.model_name, SEEN.card)
         return Response(page, media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 
-def _answer(asked: PredictRequest, classified: Classified, model_name: str) -> dict[str, Any]:
-    model = {"name": model_name, "version": classified.card.version}
+def _answer(asked: PredictRequest, classified: Classified, model: dict[str, str]) -> dict[str, Any]:
+    card, top_k = classified.card, asked.top_k
     if asked.many:
         results = iter(classified.images)
-        images = [next(results) if isinstance(image, bytes) else image for image in asked.images]
-        return {"predictions": _describe(images, classified.card, asked.top_k), "model": model}
+        images = (next(results) if isinstance(image, bytes) else image for image in asked.images)
+        return {"predictions": [_describe(image, card, top_k) for image in images], "model": model}
     (image,) = classified.images
     if isinstance(image, ImageError):
         raise image_refused(image)
-    return {**_describe([image], classified.card, asked.top_k)[0], "model": model}
+    return {**_describe(image, card, top_k), "model": model}
 
 
-def _describe(images: Sequence[Probabilities | ImageError], card: ModelCard, top_k: int) -> list[dict[str, Any]]:
-    described: list[dict[str, Any]] = []
-    for image in images:
-        if isinstance(image, ImageError):
-            SEEN.rejected(image.code)
-            described.append({"error": {"code": image.code, "detail": image.detail}})
-            continue
-        probabilities: list[float] = image.tolist()
-        ranked = sorted(range(len(probabilities)), key=probabilities.__getitem__, reverse=True)
-        top = [
-            {"label": card.classes[class_id], "class_id": class_id, "probability": round(probabilities[class_id], 6)}
-            for class_id in ranked[:top_k]
-        ]
-        best = top[0]
-        answer: dict[str, Any] = {
-            "label": best["label"],
-            "class_id": best["class_id"],
-            "confidence": best["probability"],
-        }
-        if card.uncertain_below is not None:
-            answer["uncertain"] = probabilities[ranked[0]] < card.uncertain_below
-        answer["top"] = top
-        described.append(answer)
-    return described
+def _describe(image: Probabilities | ImageError, card: ModelCard, top_k: int) -> dict[str, Any]:
+    if isinstance(image, ImageError):
+        SEEN.rejected(image.code)
+        return {"error": {"code": image.code, "detail": image.detail}}
+    probabilities: list[float] = image.tolist()
+    ranked = sorted(range(len(probabilities)), key=probabilities.__getitem__, reverse=True)
+    top = [
+        {"label": card.classes[class_id], "class_id": class_id, "probability": round(probabilities[class_id], 6)}
+        for class_id in ranked[:top_k]
+    ]
+    best = top[0]
+    answer = {"label": best["label"], "class_id": best["class_id"], "confidence": best["probability"]}
+    if card.uncertain_below is not None:
+        answer["uncertain"] = probabilities[ranked[0]] < card.uncertain_below
+    return {**answer, "top": top}

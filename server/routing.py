@@ -16,7 +16,6 @@ from starlette.types import Lifespan, Receive, Scope, Send
 from server.errors import PROBLEM, DeadlineExceeded, RequestTimeout, ServiceError, UnknownModel
 from server.schemas import Problem, ProtocolProblem
 from server.service import Service
-from server.settings import Settings
 
 Body = TypeVar("Body")
 Answer = TypeVar("Answer")
@@ -40,14 +39,11 @@ class DirectRoute(APIRoute):
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         methods = self.methods or set()
-        if scope["method"] not in methods and not (scope["method"] == "HEAD" and "GET" in methods):
-            return await super().handle(scope, receive, send)  # which refuses it with 405
-        await self.answer(scope, receive, send)
-
-    async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """For a method that it has."""
-        response = await self.endpoint(Request(scope, receive))
-        await response(scope, receive, send)
+        if scope["method"] in methods or (scope["method"] == "HEAD" and "GET" in methods):
+            response = await self.endpoint(Request(scope, receive))
+            await response(scope, receive, send)
+        else:
+            await super().handle(scope, receive, send)  # which refuses it with 405
 
 
 class Routes(Router):
@@ -63,12 +59,12 @@ class Routes(Router):
         if route is None:
             return super().__call__(scope, receive, send)
         scope["route"] = route
-        return route.answer(scope, receive, send)
+        return route.handle(scope, receive, send)
 
 
-def check_model(request: Request, service: Service, settings: Settings) -> None:
+def check_model(request: Request, service: Service) -> None:
     """Raises UnknownModel where the path names another than is served."""
-    served = settings.model_name, service.card.version
+    served = service.model_name, service.card.version
     name, version = request.path_params["name"], request.path_params.get("version", served[1])
     if (name, version) != served:
         raise UnknownModel(

@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -35,7 +34,8 @@ class Service:
     """Decodes, batches and infers."""
 
     def __init__(self, settings: Settings, engine: Engine) -> None:
-        self._settings = settings
+        self.settings = settings
+        self.model_name = settings.model_name
         self._engine = engine
         self._batcher = Batcher(engine, settings.max_batch_size, settings.max_waiting_images)
         # A picture at the limit can take 1 GB while it is decoded: not one a core in every process.
@@ -59,6 +59,10 @@ class Service:
         if self._engine.card is None:
             raise NotReady("no model is ready yet: ask again in a moment")
         return self._engine.card
+
+    def named(self, card: ModelCard) -> dict[str, str]:
+        """The model of this card, as every answer has it."""
+        return {"name": self.model_name, "version": card.version}
 
     async def reload(self) -> ModelCard:
         """Serve the checkpoint as it is on disk now; returns its card. Raises CheckpointRefused."""
@@ -89,7 +93,7 @@ class Service:
 
     async def decode(self, image: bytes) -> Pixels:
         """An encoded image → uint8 [H, W, 3], as the model takes it. Raises the refusal of one that is none."""
-        (decoded,) = self._decode_small([image]) or await self._decode_in_thread([image])
+        (decoded,) = await self._decode([image])
         if isinstance(decoded, ImageError):
             raise image_refused(decoded)
         return decoded
@@ -102,11 +106,7 @@ class Service:
         return await self._batcher.infer_batch(pixels)
 
     async def _classify_batch(self, images: list[bytes] | Pixels) -> Classified:
-        decoded: Sequence[Pixels | ImageError]
-        if isinstance(images, list):
-            decoded = self._decode_small(images) or await self._decode_in_thread(images)
-        else:
-            decoded = list(images)
+        decoded = await self._decode(images) if isinstance(images, list) else list(images)
         pixels = [image for image in decoded if not isinstance(image, ImageError)]
         if not pixels:
             return Classified([image for image in decoded if isinstance(image, ImageError)], self.card, 0)
@@ -115,18 +115,14 @@ class Service:
         classified = [image if isinstance(image, ImageError) else next(rows) for image in decoded]
         return Classified(classified, predictions.card, predictions.batch_size)
 
-    def _decode_small(self, images: Sequence[bytes]) -> list[Pixels | ImageError] | None:
-        """None where it is not one small picture."""
-        if len(images) != 1 or len(images[0]) > _DECODE_INLINE_BYTES:
-            return None
-        if images[0].count(b"\xff\xda") > _DECODE_INLINE_SCANS:
-            return None
-        max_pixels = min(_DECODE_INLINE_PIXELS, self._settings.max_image_pixels)
-        decoded = _decode(images[0], self.card.input_size, max_pixels)
-        return None if isinstance(decoded, ImageError) and decoded.code == "too_many_pixels" else [decoded]
-
-    async def _decode_in_thread(self, images: Sequence[bytes]) -> list[Pixels | ImageError]:
-        size, max_pixels, gone = self.card.input_size, self._settings.max_image_pixels, threading.Event()
+    async def _decode(self, images: list[bytes]) -> list[Pixels | ImageError]:
+        """One small picture at once, anything else in a thread."""
+        size, max_pixels = self.card.input_size, self.settings.max_image_pixels
+        if len(images) == 1 and _seems_small(images[0]):
+            decoded = _decode(images[0], size, min(_DECODE_INLINE_PIXELS, max_pixels))
+            if not (isinstance(decoded, ImageError) and decoded.code == "too_many_pixels"):
+                return [decoded]
+        gone = threading.Event()
 
         def decode_all() -> list[Pixels | ImageError]:
             return [_decode(image, size, max_pixels) for image in images if not gone.is_set()]
@@ -137,6 +133,10 @@ class Service:
         finally:
             self._decoding -= len(images)
             gone.set()  # past the deadline, nobody waits for those that are left
+
+
+def _seems_small(image: bytes) -> bool:
+    return len(image) <= _DECODE_INLINE_BYTES and image.count(b"\xff\xda") <= _DECODE_INLINE_SCANS
 
 
 def _decode(image: bytes, size: int, max_pixels: int) -> Pixels | ImageError:

@@ -1,6 +1,5 @@
 """The routes of the Open Inference Protocol v2, for one model in one version; its messages are in `v2`."""
 
-import asyncio
 from importlib import metadata
 from typing import Any
 
@@ -10,24 +9,23 @@ from starlette.responses import Response
 
 from models.pixels import ImageError
 from server import v2
-from server.errors import DeadlineExceeded, image_refused
+from server.errors import image_refused
 from server.requests import read_body
 from server.routing import check_model, json_response, protocol_problems, within
 from server.schemas import Model, infer_openapi, model_openapi
 from server.service import Service
-from server.settings import Settings
 
 _EXTENSIONS = ("binary_tensor_data", "classification", "model_repository")
 _MODEL_PATHS = ("/v2/models/{name}", "/v2/models/{name}/versions/{version}")
 
 
-def add_v2_routes(router: APIRouter, service: Service, settings: Settings) -> None:
-    _add_metadata(router, service, settings)
-    _add_infer(router, service, settings)
-    _add_repository(router, service, settings)
+def add_v2_routes(router: APIRouter, service: Service) -> None:
+    _add_metadata(router, service)
+    _add_infer(router, service)
+    _add_repository(router, service)
 
 
-def _add_metadata(router: APIRouter, service: Service, settings: Settings) -> None:
+def _add_metadata(router: APIRouter, service: Service) -> None:
     async def server(request: Request) -> Response:
         version = metadata.version("cifar-service")
         return json_response({"name": "cifar-service", "version": version, "extensions": _EXTENSIONS})
@@ -38,12 +36,12 @@ def _add_metadata(router: APIRouter, service: Service, settings: Settings) -> No
     async def ready(request: Request) -> Response:
         service.check_ready()
         if "name" in request.path_params:
-            check_model(request, service, settings)
+            check_model(request, service)
         return json_response({"ready": True})
 
     async def model(request: Request) -> Response:
-        check_model(request, service, settings)
-        return json_response(v2.metadata(settings.model_name, service.card))
+        check_model(request, service)
+        return json_response(v2.metadata(service.model_name, service.card))
 
     add = router.add_api_route
     add("/v2", server, summary="What this server is")
@@ -56,13 +54,13 @@ def _add_metadata(router: APIRouter, service: Service, settings: Settings) -> No
         add(f"{path}/ready", ready, summary="Is this model ready?", **documented)
 
 
-def _add_infer(router: APIRouter, service: Service, settings: Settings) -> None:
+def _add_infer(router: APIRouter, service: Service) -> None:
     async def read(request: Request) -> v2.InferRequest:
         json_length = request.headers.get("inference-header-content-length")
-        return v2.read_request(await read_body(request), json_length, service.card, settings.max_images)
+        return v2.read_request(await read_body(request), json_length, service.card, service.settings.max_images)
 
     async def infer(request: Request) -> Response:
-        check_model(request, service, settings)
+        check_model(request, service)
         service.check_room()  # before the body is read
         state = request.scope["state"]  # what its line in the log will say
 
@@ -75,10 +73,10 @@ def _add_infer(router: APIRouter, service: Service, settings: Settings) -> None:
                 if isinstance(row, ImageError):  # the protocol has no answer for some of the images
                     raise image_refused(row)
                 rows.append(row)
-            body, headers = v2.render_answer(asked, rows, classified.card, settings.model_name)
+            body, headers = v2.render_answer(asked, rows, classified.card, service.model_name)
             return Response(body, headers=headers)
 
-        return await within(settings.deadline_s, read(request), classify)
+        return await within(service.settings.deadline_s, read(request), classify)
 
     for path in _MODEL_PATHS:
         router.add_api_route(
@@ -91,25 +89,22 @@ def _add_infer(router: APIRouter, service: Service, settings: Settings) -> None:
         )
 
 
-def _add_repository(router: APIRouter, service: Service, settings: Settings) -> None:
+def _add_repository(router: APIRouter, service: Service) -> None:
     @router.post("/v2/repository/index", responses=protocol_problems(503), summary="List the models that are served")
     async def index(request: Request) -> Response:
         state = "READY" if service.ready else "UNAVAILABLE"
-        model = {"name": settings.model_name, "version": service.card.version, "state": state, "reason": ""}
+        model = {**service.named(service.card), "state": state, "reason": ""}
         return json_response([model])
 
     @router.post(
         "/v2/repository/models/{name}/load",
         response_model=Model,
-        responses=protocol_problems(404, 409, 503, 504),
+        responses=protocol_problems(404, 408, 409, 413, 415, 429, 503, 504),
         openapi_extra=model_openapi("{name}"),
         summary="Serve the checkpoint as it is on disk now",
     )
     async def load(request: Request) -> Response:
-        check_model(request, service, settings)
-        try:
-            async with asyncio.timeout(settings.deadline_s):
-                card = await service.reload()
-        except TimeoutError:  # no worker is there, or one does not answer
-            raise DeadlineExceeded(settings.deadline_s) from None
-        return json_response({"name": settings.model_name, "version": card.version})
+        check_model(request, service)
+        # Too late where no worker is there, or one does not answer.
+        card = await within(service.settings.deadline_s, read_body(request), lambda _: service.reload())
+        return json_response(service.named(card))

@@ -118,16 +118,17 @@ def _turn(lock: threading.Lock, most_s: float) -> Iterator[None]:
 
 def _answer(connection: Connection, model: "LiveModel", turn: Turn) -> None:
     """One HTTP process: its batches in, their predictions out, in order; ends with the connection."""
+    told = None
     with contextlib.suppress(EOFError, OSError):  # it ended, perhaps in the middle of a message
-        sent = _send_card(connection, model.card, model.refused)
         while True:
-            while not connection.poll(_NEWS_EVERY_S):
-                if (model.card, model.refused) != sent:
-                    sent = _send_card(connection, model.card, model.refused)
-            answer, card = _answer_to(connection.recv_bytes(), model, turn)
-            if (card, model.refused) != sent:
-                sent = _send_card(connection, card, model.refused)
-            connection.send_bytes(answer)
+            answer, card = b"", model.card
+            if told and connection.poll(_NEWS_EVERY_S):
+                answer, card = _answer_to(connection.recv_bytes(), model, turn)
+            if (news := (card, model.refused)) != told:  # before the answer: it says whose that is
+                connection.send_bytes(bytes([Kind.CARD, news[1]]) + card.model_dump_json().encode())
+                told = news
+            if answer:
+                connection.send_bytes(answer)
 
 
 def _answer_to(message: bytes, model: "LiveModel", turn: Turn) -> tuple[bytes, ModelCard]:
@@ -157,8 +158,3 @@ def _end_without_device(model: "LiveModel", turn: Turn) -> None:
     except Exception:  # it would fail all batches, and so be the first to be free for the next
         log.critical("the device fails: this worker ends, for another to take its place", exc_info=True)
         os._exit(1)
-
-
-def _send_card(connection: Connection, card: ModelCard, refused: bool) -> tuple[ModelCard, bool]:
-    connection.send_bytes(bytes([Kind.CARD, refused]) + card.model_dump_json().encode())
-    return card, refused

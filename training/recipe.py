@@ -16,7 +16,9 @@ class Recipe:
 
     name: str
     summary: str
-    architecture: str = Field(default="net", description="net, airbench, resnet18, resnet18-imagenet, or one of yours in models/architectures")
+    architecture: str = Field(
+        default="net", description="net, airbench, resnet18, resnet18-imagenet, or one of yours in models/architectures"
+    )
     weights: str = Field(
         default="", description="the checkpoint to start from, a path or a shipped one's name; for other classes too"
     )
