@@ -10,12 +10,12 @@ import json
 import logging
 import os
 import re
-import tempfile
 import time
 import zipfile
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 from pydantic import ValidationError
 
@@ -204,13 +204,12 @@ def write_atomically(contents: dict[Path, bytes]) -> None:
     try:
         for path, content in contents.items():
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-            temporaries[path] = Path(temporary)
-            with os.fdopen(handle, "wb") as file:
+            temporaries[path] = path.with_name(f".{path.name}.{uuid4().hex[:8]}")
+            # Not by tempfile: its mode would hide the file from another user that serves it.
+            with temporaries[path].open("xb") as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)  # mkstemp's own 0600 would hide the file from the user that serves it
         for path, written in temporaries.items():
             written.replace(path)
     except BaseException:

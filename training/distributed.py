@@ -33,7 +33,7 @@ _READING = timedelta(hours=2)  # for those that decode the images of their host:
 
 
 @contextmanager
-def together() -> Iterator[None]:
+def process_group() -> Iterator[None]:
     """What torchrun started is one group inside. Raises TrainingError where one of it is lost."""
     if not dist.is_torchelastic_launched():
         torch.set_num_threads(min(torch.get_num_threads(), cores()))  # torch knows no container's quota
@@ -139,7 +139,7 @@ def one_of_a_host_first() -> Iterator[None]:
     dist.barrier(patient)  # where nothing could be left on disk, all of them take as long as the first
 
 
-def of_the_first(value: Value) -> Value:
+def broadcast_from_first(value: Value) -> Value:
     """The value that the first process gives; what the others give is of no matter."""
     box = [value]
     if size() > 1:
@@ -149,7 +149,7 @@ def of_the_first(value: Value) -> Value:
 
 def refuse_differences(values: dict[str, Any]) -> None:
     """Raises TrainingError where the first process has other values."""
-    for name, value in of_the_first(values).items():
+    for name, value in broadcast_from_first(values).items():
         if values[name] != value:
             raise TrainingError(
                 f"the {name} of this process is {values[name]!r}, that of the first one {value!r}: "
@@ -166,14 +166,14 @@ def refuse_empty_shares(batch: int) -> None:
         )
 
 
-def summed(values: torch.Tensor) -> torch.Tensor:
+def all_reduce_sum(values: torch.Tensor) -> torch.Tensor:
     """Over all processes, element by element; the tensor itself, changed."""
     if size() > 1:
         dist.all_reduce(values)
     return values
 
 
-def highest(number: int) -> int:
+def all_reduce_max(number: int) -> int:
     """Of all processes."""
     if size() == 1:
         return number
@@ -182,20 +182,20 @@ def highest(number: int) -> int:
     return int(box)
 
 
-def as_the_first_has_it(net: nn.Module) -> None:
+def broadcast_buffers(net: nn.Module) -> None:
     """Copies what normalisations have counted, which DistributedDataParallel copies only when it trains."""
     if size() > 1:
         for buffer in net.buffers():
             dist.broadcast(buffer, 0)
 
 
-def synchronise(net: nn.Module, device: torch.device) -> None:
+def synchronise_batch_norm(net: nn.Module, device: torch.device) -> None:
     """Of several processes, batch normalisations of `net` are from now on over the whole batch."""
     if size() > 1:
         over_all_processes(net, device)
 
 
-def parallel(net: nn.Module, device: torch.device) -> nn.Module:
+def data_parallel(net: nn.Module, device: torch.device) -> nn.Module:
     """`net`, or what averages its gradients over all processes whenever it is trained; its weights are the same."""
     if size() == 1:
         return net

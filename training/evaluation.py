@@ -29,13 +29,13 @@ def logits_of(classifier: Classifier, pixels: torch.Tensor, images: torch.Tensor
     given all answers. Raises TrainingError where they are no numbers.
     """
     device = classifier.mean.device
-    distributed.as_the_first_has_it(classifier.net)
+    distributed.broadcast_buffers(classifier.net)
     look = classifier.once if once else classifier.logits
     logits = torch.zeros(len(images), len(classifier.card.classes))
     batches = torch.split(torch.arange(len(images)), max(1, _BATCH * 32**2 // classifier.card.input_size**2))
     for batch in batches[distributed.rank() :: distributed.size()]:
         logits[batch] = look(pixels[images[batch]].to(device)).cpu()
-    distributed.summed(logits)
+    distributed.all_reduce_sum(logits)
     if not logits.isfinite().all():
         raise TrainingError("the trained network answers NaN or infinity: try another --seed, or a lower learning rate")
     return logits

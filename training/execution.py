@@ -43,7 +43,7 @@ def fastest_execution(
     deterministic = torch.backends.cudnn.deterministic
     torch.backends.cudnn.deterministic = True  # cuDNN's fastest kernels add up in an order of chance
     try:
-        chosen = distributed.of_the_first(before_stop or choose(classifier, recipe))
+        chosen = distributed.broadcast_from_first(before_stop or choose(classifier, recipe))
         _apply(chosen, classifier.net)
         yield chosen
     finally:

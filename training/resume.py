@@ -28,7 +28,7 @@ class SavedRun:
 
         One that torchrun starts again goes on unasked, if it was saved. Raises TrainingError as `load`.
         """
-        restarts = distributed.highest(int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)))  # not on every host
+        restarts = distributed.all_reduce_max(int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)))  # not on every host
         asked, state = asked or restarts > 0, None
         if distributed.rank() == 0 and self.path.exists():
             if asked:
@@ -37,7 +37,7 @@ class SavedRun:
                 self._put_aside()
         elif asked:
             distributed.say(f"There is no {self.path} to go on from: this run begins anew")
-        return distributed.of_the_first(state)
+        return distributed.broadcast_from_first(state)
 
     def _put_aside(self) -> None:
         """Whoever forgot `--resume` loses nothing."""
@@ -102,7 +102,7 @@ def signals_put_off() -> Iterator[Callable[[], bool]]:
 
     def told_to_stop() -> bool:
         nonlocal waiting
-        anywhere = distributed.highest(waiting)
+        anywhere = distributed.all_reduce_max(waiting)
         waiting = waiting or anywhere
         return anywhere > 0  # not our own that came meanwhile: all stop at the same place
 

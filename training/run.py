@@ -57,7 +57,7 @@ def out_of_memory_told() -> Iterator[None]:
         raise TrainingError("there is too little memory: choose a smaller --batch-size or --image-size") from None
 
 
-@distributed.together()
+@distributed.process_group()
 @out_of_memory_told()
 def run(recipe: Recipe, options: Options) -> None:
     """Train by `recipe`, score on the test images, and write the checkpoint with its card. Raises TrainingError."""

@@ -30,9 +30,9 @@ class Updates:
 
     def __init__(self, classifier: Classifier, recipe: Recipe, count: int, labels: torch.Tensor) -> None:
         self._recipe, self._device = recipe, classifier.mean.device
-        distributed.synchronise(classifier.net, self._device)
+        distributed.synchronise_batch_norm(classifier.net, self._device)
         net = compiled(classifier, recipe) if recipe.compile else classifier.net
-        self._net = distributed.parallel(net, self._device)  # the last, so that each can do without compiling
+        self._net = distributed.data_parallel(net, self._device)  # the last, so that each can do without compiling
         self._criterion = make_criterion(recipe, labels.to(self._device))
         self._optimizers = make_optimizers(classifier.net, recipe)
         factor = partial(learning_rate_factor, recipe, count)
@@ -66,7 +66,7 @@ class Updates:
                 schedule.step()
             self._scaler.update()
             losses.append(loss.detach())  # read below: reading it here would wait for the device at every step
-        read: list[float] = (distributed.summed(torch.stack(losses)) / distributed.size()).tolist()
+        read: list[float] = (distributed.all_reduce_sum(torch.stack(losses)) / distributed.size()).tolist()
         return read
 
     @property

@@ -100,6 +100,15 @@ def save_until_the_card(path: Path, net: Net, card: ModelCard) -> None:
     save(path, net, card)
 
 
+def test_files_are_as_private_as_the_users_others(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        save(tmp_path / "cifar_net.pth", Net(), ModelCard())
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o640}
+
+
 def test_saving_leaves_no_temporary_file(saved: Path) -> None:
     assert sorted(path.name for path in saved.parent.iterdir()) == ["cifar_net.json", "cifar_net.pth"]
 
