@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     data = load_folder(Path(os.environ.get("CIFAR_DATA", "data")), size=32)
     classifiers = {below: averaging(options.checkpoint, below) for below in _BELOW}
     training = classifiers[0].card.training
-    _, images = split_validation(data, float(training.recipe["validation"]) if training else 0)
+    _, images = split_validation(data, float(training.recipe.get("validation", 0)) if training else 0)
     if not len(images):
         print(f"benchmarks.views: {options.checkpoint} was trained without validation images", file=sys.stderr)
         return 1

@@ -115,7 +115,7 @@ def read(path: Path, served: ModelCard | None = None) -> tuple[bytes, ModelCard]
         weights = _read_weights(path)
         sha256 = hashlib.sha256(weights).hexdigest()
         card = _read_card(card_path(path))
-        if card.sha256 != sha256:
+        if card.sha256 != sha256 and (card.sha256 or not card_path(path).exists()):  # not of one written by hand
             card = _interrupted(card_path(path), sha256) or card
         if card.sha256 in (None, sha256):
             return weights, card.model_copy(update={"sha256": sha256})

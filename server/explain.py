@@ -1,4 +1,4 @@
-"""Which part of a picture speaks for a class: where a square covers it, the probability of the class falls.
+"""Which part of a picture led to a class: where a square covers it, the probability of the class falls.
 
 Occlusion sensitivity, https://arxiv.org/abs/1311.2901, section 4.2. It asks for nothing but predictions, so it explains
 every network on every engine, at the price of GRID x GRID of them.

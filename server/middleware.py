@@ -28,7 +28,8 @@ log = logging.getLogger(__name__)
 class Boundary:
     """One layer where Starlette would have one each for errors, exceptions, ids, limits, keys: each costs a request.
 
-    A request that failed leaves a line in the log, but no probe, which fails many times while a model loads; or all do.
+    A request that failed leaves a line in the log, or with `log_all` every one; but no probe, which fails many times
+    while a model loads, nor what is counted only.
     """
 
     def __init__(self, app: ASGIApp, keys: ApiKeys, settings: Settings) -> None:

@@ -166,7 +166,7 @@ def _parser() -> argparse.ArgumentParser:
     recipes = f"one of: {', '.join(RECIPES)} {shown}"
     # Not by `choices`: the value of an unknown flag would be called a recipe, and the flag not be told.
     recipe: Any = add("recipe", nargs="?", default="tutorial", metavar="RECIPE", help=recipes)
-    recipe.completer = lambda **_: RECIPES  # argcomplete's
+    recipe.completer = lambda **_: list(RECIPES)  # argcomplete's
     add(
         "--data",
         default="cifar10",

@@ -103,4 +103,4 @@ def _difference(run: _Run, first: _Run) -> str:
     verdict = f"{'more' if p < _SURE else 'no more'} than the choice of {n:,} test images explains"
     shown = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
     points = f"{100 * (a - b):+.1f} points against {first.name}"
-    return f"{run.name} scores {points}: {verdict} ({shown}); another seed moves it too"
+    return f"{run.name} scores {points}: {verdict} ({shown}); another seed alone may change it too"

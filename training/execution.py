@@ -70,7 +70,8 @@ def choose(classifier: Classifier, recipe: Recipe) -> Execution:
     if classifier.mean.device.type != "cpu":
         return all_cores
     batch_size = math.ceil(recipe.batch_size / distributed.size())
-    count, size = min(batch_size, _TRIAL_IMAGES), classifier.card.input_size
+    # Two at least: of one, BatchNorm has nothing to compare, if it is not over all processes, as here.
+    count, size = min(max(batch_size, 2), _TRIAL_IMAGES), classifier.card.input_size
     pixels = torch.zeros((count, size, size, 3), dtype=torch.uint8)
     seconds = partial(_seconds, classifier, pixels)
     few = batch_size <= _FEW_IMAGES and recipe.precision == "float32"

@@ -17,9 +17,9 @@ _HARDWARE = "two shared cores, of net-best and fast Zen 3 in float32, of the oth
 MEASURED = {
     "tutorial": Measured("55.0 ± 1.1", 5, 28),
     "net-best": Measured("74.8 ± 0.2", 5, 148),
-    "net-best --epochs 12": Measured("73.4 ± 0.3", 2, 84),
+    "net-best --epochs 12": Measured("73.3 ± 0.4", 5, 82),
     "net-best --epochs 60": Measured("76.4 ± 0.3", 5, 423),
-    "fast --tta-below 1": Measured("90.7", 1, 2684),
+    "fast --tta-below 1": Measured("90.7 ± 0.1", 2, 2684),
     "strong": Measured("92.1", 1, 6667),
 }
 

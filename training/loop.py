@@ -127,7 +127,7 @@ class Run:
             self._update.restore(state["updates"])
             self._draws.set_state(state["draws"])
             torch.set_rng_state(state["torch_draws"])
-            self._order = state["order"]
+            self._order = torch.as_tensor(state["order"])
             self.epoch, self.images, self.seconds, self._losses = state["place"]
             self.history = [Epoch(*epoch) for epoch in state["history"]]
         except (LookupError, RuntimeError, TypeError, ValueError):

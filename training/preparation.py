@@ -20,7 +20,7 @@ from training.options import Options, held_out_path, resume_path
 from training.recipe import Recipe
 
 _INITIALISE_BY = 5000  # training images of 32×32 at most
-_ADAMS_HIGHEST_RATE = 0.02
+_ADAMS_HIGHEST_RATE = 0.1  # a hundred times torch's own
 
 
 def choose_device(name: str) -> torch.device:
@@ -72,7 +72,7 @@ def in_precision_of(device: torch.device, recipe: Recipe) -> Recipe:
 
 @torch.no_grad()
 def check_network(recipe: Recipe, start: Classifier | None) -> None:
-    """Raises TrainingError now rather than after the reading: by one blank image."""
+    """Raises TrainingError now rather than after the reading: by a blank batch, as it is trained."""
     size, count = recipe.image_size, min(2, recipe.batch_size)
     card = ModelCard(architecture=recipe.architecture, input_size=size)
     try:
@@ -80,14 +80,14 @@ def check_network(recipe: Recipe, start: Classifier | None) -> None:
         answer = Classifier(net, card).logits(torch.zeros(count, size, size, 3, dtype=torch.uint8))
     except UnknownArchitecture as error:
         raise TrainingError(str(error)) from None
-    except ValueError as error:  # BatchNorm's, of one image whose map has shrunk to one pixel
-        raise TrainingError(f"{error}: choose another --batch-size, or a larger --image-size") from None
     except RuntimeError as error:
         raise TrainingError(
             f"{card.architecture} cannot take images of {size} pixels a side ({first_line(error)}): "
             "choose another --image-size, or another --architecture"
         ) from None
     except Exception as error:  # of a network that a user wrote
+        if "Expected more than 1" in str(error):  # BatchNorm's, of one image whose map has shrunk to one pixel
+            raise TrainingError(f"{error}: choose another --batch-size, or a larger --image-size") from None
         raise TrainingError(f"{card.architecture} fails: {type(error).__name__}: {error}") from None
     if answer.shape != (count, 2):
         raise TrainingError(
@@ -103,7 +103,7 @@ def check_recipe(recipe: Recipe) -> None:
         raise TrainingError(f"--translate {recipe.translate} shifts images of {size} pixels out of sight: choose less")
     if recipe.cutout >= size:
         raise TrainingError(f"--cutout {recipe.cutout} may grey out all of an image of {size} pixels: choose less")
-    if recipe.optimizer == "adam" and rate > _ADAMS_HIGHEST_RATE:
+    if recipe.optimizer == "adam" and rate >= _ADAMS_HIGHEST_RATE:
         raise TrainingError(
             f"a step of adam is as long as its learning rate, and {rate:g} is far too long: "
             "add --learning-rate 0.001 --norm-bias-factor 1, or something near it"
@@ -129,7 +129,7 @@ def tell_of_known_images(start: Classifier | None, data: Data, validation: torch
     before = start.card.training if start else None
     too_well = "they score too well, and confidence comes out too high"
     if before and before.data_fingerprint != data.fingerprint:
-        say(f"The weights to start from were trained on {before.data}: if those images are among these, {too_well}")
+        say(f"The weights to start from were trained on {before.data}: where its images are scored too, {too_well}")
     elif before and before.validation_images < len(validation):
         seen = len(validation) - before.validation_images
         say(f"The weights to start from were trained on {seen} of the {len(validation)} validation images: {too_well}")

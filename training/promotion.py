@@ -69,7 +69,7 @@ def to_be_better_than(path: Path, classes: Sequence[str], input_size: int) -> Cl
 
 def _not_better(path: Path, card: ModelCard, data: Data, device: torch.device) -> str | None:
     there = to_be_better_than(path, card.classes, card.input_size)
-    if not there:
+    if not there or there.card.sha256 == card.sha256:  # the same: by this run, which was stopped after that
         return None
     try:
         before = evaluate(there.to(device), data.pixels, data.labels, data.test, data.name)

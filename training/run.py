@@ -88,9 +88,7 @@ def run(recipe: Recipe, options: Options) -> None:
 
     if len(validation):
         calibrate(classifier, data, validation)
-    logits = logits_of(classifier, data.pixels, data.test)
-    scores = score(logits, data.labels[data.test], classifier.card, f"{data.name}, test images")
-    print_scores(scores)
+    logits, scores = test(classifier, data)
     training = describe(recipe, origin, options.command, data.name, examples, epochs[-1].seconds, device)
     card = classifier.card.model_copy(update={"training": training, "scores": scores})
     if distributed.leave():
@@ -100,7 +98,7 @@ def run(recipe: Recipe, options: Options) -> None:
         finally:
             if report and report.finish(card, epochs, data, logits):
                 say(f"Report: {report.page}")
-        # Not before: whatever fails above, --resume does it again. Perhaps not there: another run's, of this --output.
+        # Not before: whatever fails above, --resume does it again. Another run with this --output may have removed it.
         resume_path(options.output).unlink(missing_ok=True)
 
 
@@ -126,7 +124,7 @@ def open_report(options: Options) -> "Report | None":
 
 def tell_of_few_validation_images(recipe: Recipe, count: int) -> None:
     if recipe.validation and count < FEWEST_FOR_THRESHOLD:
-        missed = "no threshold" if count else "no temperature and no threshold"
+        missed = "no threshold" if count else "no temperature, and no threshold"
         say(
             f"--validation {recipe.validation:g} keeps back {count} images of classes this small: there will be "
             f"{missed} for uncertain answers. Raise it, or add images"
@@ -178,6 +176,14 @@ def calibrate(classifier: Classifier, data: Data, images: torch.Tensor) -> None:
     marked = f"; uncertain below {100 * uncertain_below:.1f} % confidence" if uncertain_below is not None else ""
     say(f"Accuracy on the {len(labels)} validation images: {100 * right:.1f} %; temperature {temperature:.2f}{marked}")
     classifier.card = classifier.card.model_copy(update={"uncertain_below": uncertain_below})
+
+
+def test(classifier: Classifier, data: Data) -> tuple[torch.Tensor, Scores]:
+    """The logits of the test images, float32 [n, C], and what they score, which is said too."""
+    logits = logits_of(classifier, data.pixels, data.test)
+    scores = score(logits, data.labels[data.test], classifier.card, f"{data.name}, test images")
+    print_scores(scores)
+    return logits, scores
 
 
 def print_scores(scores: Scores) -> None:

@@ -119,8 +119,8 @@ def make_optimizers(net: nn.Module, recipe: Recipe) -> list[torch.optim.Optimize
         {"params": [parameter for parameter in net.parameters() if parameter not in apart]},
     ]
     nesterov = recipe.nesterov and recipe.momentum > 0  # of nothing there is no such step
-    # One kernel for all parameters; not with a scaler, where its first step, if skipped, leaves momentum unfilled.
-    fused = recipe.precision != "float16"
+    # By one kernel; with a scaler as torch chooses: that kernel leaves momentum unfilled in a step that is skipped.
+    fused = True if recipe.precision != "float16" else None
     if recipe.optimizer == "adam":
         return [uncompiled(torch.optim.Adam)(groups, rate, weight_decay=decay, fused=fused)]
     sgd = uncompiled(torch.optim.SGD)(groups, rate, recipe.momentum, 0, decay, nesterov, fused=fused)

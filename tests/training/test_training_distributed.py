@@ -74,6 +74,7 @@ MUON = [*EVERYTHING, "--epochs", "1"]
 TUTORIAL = ["tutorial", "--seed", "3"]  # 65 images in batches of 4: the last is of one, and filled up
 # Unsure: every bit shows in its scores.
 FAST = ["fast", "--optimizer", "sgd", "--epochs", "1", "--batch-size", "16", "--learning-rate", "0.001"]
+FAST += ["--precision", "float32"]
 
 
 @pytest.fixture(scope="module")

@@ -5,13 +5,14 @@ from dataclasses import replace
 import pytest
 import torch
 
+from models.architectures import build
 from models.architectures.net import Net
 from models.card import ModelCard
 from models.classifier import Classifier
 from tests.networks import Drawing, Normed, Viewing
 from training.execution import Execution, choose, chosen_before
 from training.loop import Examples, train
-from training.recipe import NET_BEST
+from training.recipe import FAST, NET_BEST
 
 PIXELS = torch.randint(0, 256, (64, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
 EXAMPLES = Examples(PIXELS, torch.arange(64) % 10, torch.arange(64))
@@ -38,6 +39,13 @@ def test_a_saved_run_is_executed_as_before_where_this_machine_can(
     assert chosen_before(state, torch.device("cpu")) == (execution if goes_on else None)
     said = "" if goes_on else "This run began on another machine: its result may differ\n"
     assert capsys.readouterr().out == said
+
+
+def test_one_image_for_each_process_can_be_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.distributed.size", lambda: 2)
+    recipe = replace(FAST, image_size=16, batch_size=2, precision="float32")
+    classifier = Classifier(build("airbench", 2), ModelCard(architecture="airbench", input_size=16))
+    choose(classifier.train(), recipe)
 
 
 def test_trying_draws_nothing_of_what_the_network_will_draw() -> None:

@@ -111,7 +111,7 @@ def test_images_to_score_with_that_the_weights_were_trained_on_are_told_of(
     Path("forms/circle/000.png").unlink()
     again[2] = "forms"
     assert main([*again, "--no-report"]) == 0
-    assert "were trained on shapes: if those images are among these, they score too well" in capsys.readouterr().out
+    assert "were trained on shapes: where its images are scored too, they score too well" in capsys.readouterr().out
 
 
 def test_each_shipped_checkpoint_is_of_the_network_of_the_recipe_of_its_name() -> None:
@@ -150,7 +150,7 @@ def test_a_folder_where_a_card_would_go_is_told_with_its_flag(flag: str, capsys:
     [
         (
             "0.02",
-            "--validation 0.02 keeps back 0 images of classes this small: there will be no temperature and no thr",
+            "--validation 0.02 keeps back 0 images of classes this small: there will be no temperature, and no th",
         ),
         ("0.1", "--validation 0.1 keeps back 4 images of classes this small: there will be no threshold for uncertain"),
         ("0.5", None),

@@ -47,6 +47,8 @@ def test_the_first_one_is_promoted_and_another_only_where_it_is_better(capsys: p
     first = load(Path("new.pth")).card
     assert served() == first.version
     assert "Promoted to served.pth" in capsys.readouterr().out
+    assert main([*RUN, "--if-better"]) == 0
+    assert "Promoted to served.pth" in capsys.readouterr().out, "as where it was stopped after that, and resumed"
 
     assert main([*RUN, "--epochs", "1", "--seed", "1", "--if-better"]) == 0
     assert served() == first.version

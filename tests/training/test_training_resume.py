@@ -165,7 +165,7 @@ def test_in_the_middle_of_an_epoch_it_goes_on_with_what_a_network_draws_itself_t
     resumed = begin()
     resumed.restore(state)
     assert to_its_end(resumed.rest_of_epoch(lambda *_: None), resumed) == both
-    for part in ("net", "updates", "place", "history"):
+    for part in ("net", "updates", "order", "place", "history"):
         with pytest.raises(TrainingError, match="another version of the network, or of this program: train anew"):
             begin().restore(state | {part: {"": ""}})
 
