@@ -86,8 +86,7 @@ def run(recipe: Recipe, options: Options) -> None:
     # As asked for: where a device with another precision goes on with the run, it is the same run.
     epochs = train_and_tell(classifier, examples, recipe, options, {**asdict(asked), **origin}, report)
 
-    if len(validation):
-        calibrate(classifier, data, validation)
+    calibrate(classifier, data, validation)
     logits, scores = test(classifier, data)
     training = describe(recipe, origin, options.command, data.name, examples, epochs[-1].seconds, device)
     card = classifier.card.model_copy(update={"training": training, "scores": scores})
@@ -166,7 +165,9 @@ def print_epoch(epoch: Epoch) -> None:
 
 
 def calibrate(classifier: Classifier, data: Data, images: torch.Tensor) -> None:
-    """Gives the classifier's card temperature and threshold by these images, which it was not trained on."""
+    """Gives the classifier's card temperature and threshold by these images, if any, which it was not trained on."""
+    if not len(images):
+        return
     labels = data.labels[images]
     for _ in range(2 if classifier.card.tta_below else 1):  # which answers are averaged depends on the temperature
         logits = logits_of(classifier, data.pixels, images)
