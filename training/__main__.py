@@ -88,7 +88,7 @@ def _do(recipe: Recipe, options: Options) -> int:
     if options.list:
         print_recipes(recipe)
         return 0
-    with _signals_as_exceptions():
+    with _sigterm_as_exception():
         try:
             if options.compare:
                 from training.compare import compare  # tables that nothing else here draws
@@ -125,7 +125,7 @@ class _Terminated(KeyboardInterrupt):
 
 
 @contextmanager
-def _signals_as_exceptions() -> Iterator[None]:
+def _sigterm_as_exception() -> Iterator[None]:
     def terminate(number: int, frame: FrameType | None) -> NoReturn:
         raise _Terminated
 

@@ -3,13 +3,16 @@
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from training import distributed
 
-def over_all_processes(net: nn.Module, device: torch.device) -> None:
-    """The batch normalisations of `net` are from now on over the images of all processes."""
+
+def synchronise(net: nn.Module, device: torch.device) -> None:
+    """The batch normalisations of `net` are from now on over the images of all processes, where there are several."""
+    if distributed.size() == 1:
+        return
     if device.type != "cpu":
         nn.SyncBatchNorm.convert_sync_batchnorm(net)  # type: ignore[no-untyped-call]
         return
@@ -58,9 +61,7 @@ class _Total(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, values: torch.Tensor) -> torch.Tensor:
-        total = values.clone()
-        dist.all_reduce(total)
-        return total
+        return distributed.all_reduce_sum(values.clone())
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:

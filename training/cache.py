@@ -39,12 +39,13 @@ def cached(root: Path, names: Sequence[str], size: int, fill: Callable[[Records]
     try:
         temporary = _reserve(folder, place, record, len(names))
     except OSError as error:
-        trouble = f"decoded images, {len(names) * record.itemsize / 1e9:.1f} GB, cannot be kept in {folder}"
-        if len(names) * record.itemsize > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
+        needed = len(names) * record.itemsize
+        trouble = f"images, {needed / 1e9:.1f} GB, cannot be kept in {folder} ({error.strerror})"
+        if needed > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
             raise TrainingError(
-                f"{trouble} ({error.strerror}), nor in memory: make room, or name a larger disk in XDG_CACHE_HOME"
+                f"decoded {trouble}, nor in memory: make room, or name a larger disk in XDG_CACHE_HOME"
             ) from None
-        say(f"{trouble[0].upper()}{trouble[1:]} ({error.strerror}): memory holds them, for this run alone")
+        say(f"Decoded {trouble}: memory holds them, for this run alone")
         in_memory = np.empty(len(names), record)
         fill(in_memory)
         return in_memory

@@ -21,7 +21,6 @@ from torch import nn
 from torch.distributed.rendezvous import rendezvous
 
 from models.machine import cores
-from training.batch_norm import over_all_processes
 from training.errors import TrainingError
 
 Value = TypeVar("Value")
@@ -187,12 +186,6 @@ def broadcast_buffers(net: nn.Module) -> None:
     if size() > 1:
         for buffer in net.buffers():
             dist.broadcast(buffer, 0)
-
-
-def synchronise_batch_norm(net: nn.Module, device: torch.device) -> None:
-    """Of several processes, batch normalisations of `net` are from now on over the whole batch."""
-    if size() > 1:
-        over_all_processes(net, device)
 
 
 def data_parallel(net: nn.Module, device: torch.device) -> nn.Module:

@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import torch
@@ -73,7 +73,7 @@ def choose(classifier: Classifier, recipe: Recipe) -> Execution:
     # Two at least: of one, BatchNorm has nothing to compare, if it is not over all processes, as here.
     count, size = min(max(batch_size, 2), _TRIAL_IMAGES), classifier.card.input_size
     pixels = torch.zeros((count, size, size, 3), dtype=torch.uint8)
-    seconds = partial(_seconds, classifier, pixels)
+    seconds = cache(partial(_seconds, classifier, pixels))
     few = batch_size <= _FEW_IMAGES and recipe.precision == "float32"
     if few and seconds(_SMALL_BATCHES) < _SHORT_STEP_S:
         return _SMALL_BATCHES  # without comparing, so that a seed gives the same bytes every time

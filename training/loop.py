@@ -156,7 +156,7 @@ class Run:
             self._report(losses, on_loss)
             yield losses
         loss = fmean(self._losses)
-        if len(self._losses) < self._recipe.report_every or not self._recipe.report_every:
+        if not 0 < self._recipe.report_every <= len(self._losses):
             on_loss(self.epoch, len(self._losses), loss)
         self.history.append(Epoch(self.epoch, loss, self._update.learning_rate, self._validate(), self.seconds))
         self.epoch, self.images, self._losses = self.epoch + 1, 0, []

@@ -87,7 +87,7 @@ def run(recipe: Recipe, options: Options) -> None:
     epochs = train_and_tell(classifier, examples, recipe, options, {**asdict(asked), **origin}, report)
 
     calibrate(classifier, data, validation)
-    logits, scores = test(classifier, data)
+    logits, scores = score_test_images(classifier, data)
     training = describe(recipe, origin, options.command, data.name, examples, epochs[-1].seconds, device)
     card = classifier.card.model_copy(update={"training": training, "scores": scores})
     if distributed.leave():
@@ -179,7 +179,7 @@ def calibrate(classifier: Classifier, data: Data, images: torch.Tensor) -> None:
     classifier.card = classifier.card.model_copy(update={"uncertain_below": uncertain_below})
 
 
-def test(classifier: Classifier, data: Data) -> tuple[torch.Tensor, Scores]:
+def score_test_images(classifier: Classifier, data: Data) -> tuple[torch.Tensor, Scores]:
     """The logits of the test images, float32 [n, C], and what they score, which is said too."""
     logits = logits_of(classifier, data.pixels, data.test)
     scores = score(logits, data.labels[data.test], classifier.card, f"{data.name}, test images")

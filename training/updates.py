@@ -13,7 +13,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from models.classifier import Classifier, autocast
-from training import distributed
+from training import batch_norm, distributed
 from training.errors import first_line
 from training.execution import forward_and_backward
 from training.muon import Muon
@@ -30,7 +30,7 @@ class Updates:
 
     def __init__(self, classifier: Classifier, recipe: Recipe, count: int, labels: torch.Tensor) -> None:
         self._recipe, self._device = recipe, classifier.mean.device
-        distributed.synchronise_batch_norm(classifier.net, self._device)
+        batch_norm.synchronise(classifier.net, self._device)
         net = compiled(classifier, recipe) if recipe.compile else classifier.net
         self._net = distributed.data_parallel(net, self._device)  # the last, so that each can do without compiling
         self._criterion = make_criterion(recipe, labels.to(self._device))
