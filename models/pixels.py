@@ -14,7 +14,7 @@ Pixels = npt.NDArray[np.uint8]
 
 # Named, so that a file never reaches a Pillow plugin that starts another program (EPS starts Ghostscript).
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM")
-SUFFIXES = frozenset((".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"))  # of their files
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")  # of their files
 MAX_PIXELS = 64_000_000
 _MAX_JPEG_SCANS = 500  # a progressive JPEG has some 10; each goes over the whole picture, and can be 10 bytes
 _MAX_COMMENTS = 500  # of a PPM in decimals: Pillow copies the rest of a block for each

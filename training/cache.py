@@ -68,15 +68,14 @@ def cached(root: Path, names: Sequence[str], size: int, fill: Callable[[Records]
 
 def _fingerprint(root: Path, names: Sequence[str]) -> str:
     """Of everything that changes with a file's contents, without reading them."""
-    fingerprint = hashlib.sha256(f"{_FORMAT}".encode())
+    folder, lines = f"{root}/", [f"{_FORMAT}\n"]
     for name in names:
         try:
-            stat = os.stat(f"{root}/{name}")
-            line = f"{name} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {stat.st_ino}\n"
+            stat = os.stat(folder + name)
+            lines.append(f"{name} {stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {stat.st_ino}\n")
         except OSError:  # a link to nowhere, or gone meanwhile: whoever reads it says so
-            line = f"{name}\n"
-        fingerprint.update(line.encode(errors="surrogateescape"))
-    return fingerprint.hexdigest()[:32]
+            lines.append(f"{name}\n")
+    return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()[:32]
 
 
 def _reserve(folder: Path, place: str, record: np.dtype[np.void], count: int) -> Path:

@@ -59,7 +59,7 @@ def _list_classes(root: Path, part: str, left_aside: list[str]) -> dict[str, lis
             continue
         classes[class_name] = []
         for file in _visible(root / part / class_name):
-            is_image = os.path.splitext(file)[1].lower() in SUFFIXES
+            is_image = file.lower().endswith(SUFFIXES)
             (classes[class_name] if is_image else left_aside).append(f"{part}{class_name}/{file}")
     return classes
 
@@ -81,7 +81,7 @@ def _check_classes(folder: Path, classes: dict[str, list[str]]) -> None:
         )
     if empty := sorted(name for name, files in classes.items() if not files):
         raise TrainingError(
-            f"some classes of {folder} have no images ({', '.join(sorted(SUFFIXES))}) right in their folder: "
+            f"some classes of {folder} have no images ({', '.join(SUFFIXES)}) right in their folder: "
             f"fill or remove {', '.join(empty)}"
         )
     if len(classes) == 1:

@@ -46,7 +46,7 @@ def list_images(root: str, folder: str = "", above: tuple[str, ...] = ()) -> Ite
     for name in names:
         if name[-1] == "/":
             yield from list_images(root, folder + name, walked)
-        elif os.path.splitext(name)[1].lower() in SUFFIXES:
+        elif name.lower().endswith(SUFFIXES):
             yield folder + name
 
 
