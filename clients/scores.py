@@ -10,7 +10,7 @@ from clients.errors import ImageError
 from clients.results import Answers, Prediction
 
 _PERCENTILES = (50, 95, 99)
-_SURE = 0.05  # a difference with a smaller p-value is called more than chance
+_SIGNIFICANCE_LEVEL = 0.05  # a difference with a smaller p-value is called more than chance
 
 
 def summarise(
@@ -60,7 +60,7 @@ def compare(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
     pairs = Counter(zip(*right, strict=True))
     only_ours, only_theirs = pairs[True, False], pairs[False, True]
     p = mcnemar(only_ours, only_theirs)
-    return {"only_this": only_ours, "only_against": only_theirs, "p": p, "more_than_chance": p < _SURE}
+    return {"only_this": only_ours, "only_against": only_theirs, "p": p, "more_than_chance": p < _SIGNIFICANCE_LEVEL}
 
 
 def mcnemar(only_first: int, only_second: int) -> float:

@@ -12,14 +12,14 @@ SHIPPED = ("strong", "tutorial")  # the first is served where there is no other
 STRONG, TUTORIAL_NET = (PRETRAINED / f"{name}.pth" for name in SHIPPED)
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
-# Between which confidences are counted, of the test images in the card and of all images in the service's metrics.
+# Bounds of the histograms of confidence: of test images in the card, and of all images in the service's metrics.
 CONFIDENCE_BOUNDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Rgb = tuple[float, float, float]
 
 
-def find(checkpoint: Path) -> Path:
+def find_checkpoint(checkpoint: Path) -> Path:
     """The checkpoint itself, or that of the package which has this name where no file has it. Raises nothing."""
     shipped = str(checkpoint) in SHIPPED and not os.path.isfile(checkpoint)
     return PRETRAINED / f"{checkpoint}.pth" if shipped else checkpoint.absolute()
@@ -74,7 +74,7 @@ class ModelCard(_Section):
     input_size: int = Field(32, ge=1, le=4096, description="pixels a side; the input is square")
     mean: Rgb = Field((0.5, 0.5, 0.5), description="subtracted from each channel, on the scale 0..1")
     std: Rgb = Field((0.5, 0.5, 0.5), description="each channel is divided by it, on the scale 0..1")
-    temperature: float = Field(1.0, gt=0, description="logits are divided by it, so that confidence is accuracy")
+    temperature: float = Field(1.0, gt=0, description="logits are divided by it, so that confidence matches accuracy")
     uncertain_below: Fraction | None = Field(None, description="answers of less confidence are marked uncertain")
     tta_below: Fraction = Field(
         0, description="answers of less confidence are averaged over further views of the image, up to six in all"

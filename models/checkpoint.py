@@ -58,11 +58,11 @@ def save(path: Path, net: "torch.nn.Module", card: ModelCard) -> ModelCard:
 
 def load(path: Path) -> "Classifier":
     """The classifier in `path`: on the CPU, in evaluation mode, its card complete. Raises CheckpointError."""
-    return make(path, *read(path))
+    return build_classifier(path, *read(path))
 
 
-def make(path: Path, weights: bytes, card: ModelCard) -> "Classifier":
-    """The same of what `read` gave, wherever that was. Raises CheckpointError."""
+def build_classifier(path: Path, weights: bytes, card: ModelCard) -> "Classifier":
+    """The classifier of `weights` and `card`, as `read` returns them; `path` is for errors. Raises CheckpointError."""
     from models.classifier import Classifier
 
     state = _read_state(path, weights)
@@ -105,10 +105,10 @@ def _said(sentence: str) -> str:
 
 
 def read(path: Path, served: ModelCard | None = None) -> tuple[bytes, ModelCard]:
-    """The weights' bytes and their card; a card of other weights is left out, saying so.
+    """The weights' bytes and their card. A card of other weights is ignored, with a warning.
 
-    That gives the weights the tutorial's ten classes: where they could take the place of what is `served` under other
-    names, or of themselves, it is refused. Raises CheckpointError.
+    The weights then get the tutorial's ten classes. This is refused where the model that is `served` has other classes,
+    or the same weights: its answers would change their names. Raises CheckpointError.
     """
     patience_until = time.monotonic() + _OTHER_HALF_S
     while True:
@@ -160,7 +160,7 @@ def _read_card(path: Path) -> ModelCard:
 
 
 def _interrupted(path: Path, sha256: str) -> ModelCard | None:
-    """The card of these weights where whoever wrote both has only come to rename the weights, or was killed there."""
+    """The card of these weights in a temporary file: its writer has only renamed the weights yet, or died then."""
     for temporary in path.parent.glob(f".{glob.escape(path.name)}.*"):
         with suppress(CheckpointError):  # killed even before
             card = _read_card(temporary)
@@ -188,7 +188,7 @@ def _read_state(path: Path, weights: bytes) -> dict[str, "torch.Tensor"]:
 
 
 def _check_packing(weights: bytes) -> None:
-    """Raises ValueError where it would become larger in memory. torch.save packs nothing, but torch.load unpacks."""
+    """Raises ValueError for compressed weights, which could fill the memory. torch.save does not compress them."""
     if weights.startswith(_ZIP):
         with zipfile.ZipFile(io.BytesIO(weights)) as archive:
             if sum(entry.file_size for entry in archive.infolist()) > len(weights):

@@ -1,4 +1,4 @@
-"""Pixels in, probabilities out: a network with its normalisation inside, so that nobody can normalise otherwise."""
+"""Pixels in, probabilities out: a network with its normalisation inside, so that training and serving use the same."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -30,7 +30,7 @@ class Classifier(nn.Module):
         planes = pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
         return planes.div_(255).sub_(self.mean).div_(self.std)
 
-    def once(self, pixels: torch.Tensor) -> torch.Tensor:
+    def one_view(self, pixels: torch.Tensor) -> torch.Tensor:
         """uint8 [N, H, W, 3] → float32 [N, C], what the network answers to these very images."""
         planes = self.normalise(pixels)
         with autocast(planes.device, self.card.precision):
@@ -40,17 +40,17 @@ class Classifier(nn.Module):
     def logits(self, pixels: torch.Tensor) -> torch.Tensor:
         """uint8 [N, H, W, 3] → float32 [N, C], before the temperature.
 
-        Where the mean so far is less sure than the card's `tta_below`, the network looks at one view more. More looks
-        at the others would take several times as long and change hardly a class.
+        With test-time augmentation: while the confidence of the mean so far is below the card's `tta_below`, one more
+        view is added. More views of confident answers would take several times as long and hardly change a class.
         """
-        logits = self.once(pixels)
+        logits = self.one_view(pixels)
         if not self.card.tta_below:
             return logits
         for looks, (rows, columns) in enumerate(further_views(pixels.shape[1]), start=1):
             unsure = self._probabilities(logits).amax(dim=1) < self.card.tta_below
             if not unsure.any():
                 break
-            again = self.once(pixels[unsure][:, rows][:, :, columns])
+            again = self.one_view(pixels[unsure][:, rows][:, :, columns])
             logits[unsure] += (again - logits[unsure]) / (looks + 1)
         return logits
 
@@ -78,13 +78,13 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[obj
 
     In float32 where the device has no other.
     """
-    if precision == "float32" or not has(device.type, precision):
+    if precision == "float32" or not supports(device.type, precision):
         return nullcontext()
     return torch.autocast(device.type, getattr(torch, precision))
 
 
 @cache
-def has(device_type: str, precision: str) -> bool:
+def supports(device_type: str, precision: str) -> bool:
     """Whether the device computes in `precision`, rather than imitating it, which can take twenty times as long."""
     if device_type == "cpu" and precision != "float32":
         there = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]

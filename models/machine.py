@@ -16,7 +16,7 @@ def cores() -> int:
 
 
 def _quota_and_period() -> str:
-    """Microseconds of CPU time, and of what time they are. Raises OSError."""
+    """The CPU time that is allowed in each period, and the period, in microseconds. Raises OSError."""
     cgroup = Path("/sys/fs/cgroup")
     if (version_2 := cgroup / "cpu.max").exists():
         return version_2.read_text()

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from models.checkpoint import CheckpointError
-from models.classifier import Classifier, has
+from models.classifier import Classifier, supports
 from models.pixels import Pixels
 from server.wire import Probabilities
 
@@ -43,7 +43,7 @@ def _try_out(classifier: Classifier, device: torch.device, kind: str, threads: i
     card = classifier.card
     shape = (_CANARY_IMAGES, card.input_size, card.input_size, 3)
     canary = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    precision = card.precision if has(device.type, card.precision) else "float32"
+    precision = card.precision if supports(device.type, card.precision) else "float32"
     as_said, exact = (_in_precision(classifier.to(device), each) for each in (precision, "float32"))
     forward = _eager(as_said, device)
     expected = forward(canary)
@@ -154,7 +154,7 @@ def _onnxruntime(classifier: Classifier, canary: Pixels, threads: int) -> Forwar
         return answers
 
     class LooksByRuntime(Classifier):
-        def once(self, pixels: torch.Tensor) -> torch.Tensor:
+        def one_view(self, pixels: torch.Tensor) -> torch.Tensor:
             return torch.from_numpy(run(pixels.numpy()))
 
     return _eager(LooksByRuntime(nn.Identity(), classifier.card), torch.device("cpu")) if one_look else run
@@ -166,4 +166,4 @@ class _OneLook(nn.Module):
         self.classifier = classifier
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        return self.classifier.once(pixels)
+        return self.classifier.one_view(pixels)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 
 from models.card import PRETRAINED, ModelCard
-from models.checkpoint import CheckpointError, card_path, make, read, write_atomically
+from models.checkpoint import CheckpointError, build_classifier, card_path, read, write_atomically
 from models.classifier import Classifier
 from models.pixels import Pixels
 from server.forward import Forward, make_forward
@@ -110,7 +110,7 @@ class LiveModel:
             except CheckpointError as error:
                 self.refused = True
                 log.error("starting anew with the checkpoint served before: %s", error)
-        return self._try(make(self._last_good, weights, card)), weights
+        return self._try(build_classifier(self._last_good, weights, card)), weights
 
     def _read(self, served: ModelCard | None) -> tuple[_Serving, bytes]:
         """What is on disk, and its weights, where it can take the place of what is served.
@@ -126,7 +126,7 @@ class LiveModel:
             if served and card.sha256 != served.sha256 and path.parent == PRETRAINED:
                 raise CheckpointError(f"{self._settings.checkpoint} is gone: restart to serve {path} in its place")
             with self._survived() if served else contextlib.nullcontext():
-                return self._try(make(path, weights, card)), weights
+                return self._try(build_classifier(path, weights, card)), weights
         except CheckpointError:
             raise
         except Exception as error:

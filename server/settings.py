@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import DirectoryPath, Field, PositiveInt, SecretStr
 from pydantic_settings import BaseSettings, CliSuppress, SettingsConfigDict
 
-from models.card import SHIPPED, STRONG, find
+from models.card import SHIPPED, STRONG, find_checkpoint
 from models.machine import cores
 from server.logs import Format, Level
 
@@ -77,7 +77,7 @@ class Settings(BaseSettings):
     def checkpoint_path(self) -> Path:
         """The checkpoint to serve, absolute: the shipped one where none is asked for or there. Raises nothing."""
         asked_for = "checkpoint" in self.model_fields_set or _is_there(self.checkpoint)
-        return find(self.checkpoint) if asked_for else STRONG
+        return find_checkpoint(self.checkpoint) if asked_for else STRONG
 
     @property
     def model_name(self) -> str:

@@ -163,9 +163,10 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=partial(argparse.HelpFormatter, max_help_position=22),
     )
     add, shown = parser.add_argument, "(default: %(default)s)"
-    recipes = f"one of: {', '.join(RECIPES)} {shown}"
+    default, *others = RECIPES
+    recipes = f"{default} (the default), {', '.join(others)}"
     # Not by `choices`: the value of an unknown flag would be called a recipe, and the flag not be told.
-    recipe: Any = add("recipe", nargs="?", default="tutorial", metavar="RECIPE", help=recipes)
+    recipe: Any = add("recipe", nargs="?", default=default, metavar="RECIPE", help=recipes)
     recipe.completer = lambda **_: list(RECIPES)  # argcomplete's
     add(
         "--data",
@@ -174,23 +175,23 @@ def _parser() -> argparse.ArgumentParser:
         help="cifar10, downloaded into ./data, or a folder of images: DIR/{train,test}/<class>/*, "
         f"or DIR/<class>/*, a fifth of which is held out for testing {shown}",
     )
-    card = f"the checkpoint; card beside it {shown}"
-    add("--output", type=_output, default="cifar_net.pth", metavar="PATH", help=card)
+    output = f"checkpoint, card beside it {shown}"
+    add("--output", type=_output, default="cifar_net.pth", metavar="PATH", help=output)
     add(
         "--seed",
         type=_whole_number,
         default=0,
         metavar="N",
-        help=f"of weights, shuffling and augmentation {shown}",
+        help=f"seed of weights, shuffling and augmentation {shown}",
     )
     add("--device", type=_device, default="auto", help=f"auto, cpu, cuda, cuda:N or mps {shown}")
-    add("--promote", type=_output, metavar="PATH", help="also write it to where a service loads it from")
-    add("--if-better", action="store_true", help="promote it only if it is right more often than that one")
-    add("--no-if-better", action="store_false", dest="if_better", help=argparse.SUPPRESS)  # after a job's --if-better
-    add("--resume", action="store_true", help="go on with a run of this command that was stopped")
-    add("--no-report", action="store_false", dest="report", help="write no folder of pictures with a page")
-    add("--compare", nargs="+", type=Path, metavar="RUN", help="compare finished runs, each named by its --output")
-    add("--list", action="store_true", help="show the recipes, and every field that a flag changes")
+    add("--promote", type=_output, metavar="PATH", help="also write it to PATH, from where a service loads it")
+    better = "promote only if it scores higher than that in PATH"
+    add("--if-better", action=argparse.BooleanOptionalAction, default=False, help=better)
+    add("--resume", action="store_true", help="continue a stopped run; repeat its other flags")
+    add("--no-report", action="store_false", dest="report", help="write no report (a folder beside the checkpoint)")
+    add("--compare", nargs="+", type=Path, metavar="RUN", help="compare finished runs: checkpoints, cards or reports")
+    add("--list", action="store_true", help="show the recipes, and every FIELD that a flag can set")
     add("--epochs", metavar="N", help="passes over the training images (default: the recipe's)")
     for name in FIELDS.keys() - {"epochs"}:
         add(f"--{name.replace('_', '-')}", help=argparse.SUPPRESS)

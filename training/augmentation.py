@@ -1,4 +1,4 @@
-"""Training images, seen a little otherwise each time: flipped, shifted, a square missing. All on their device."""
+"""Data augmentation: training images are flipped, shifted and cut out at random, on the device that they are on."""
 
 import torch
 
@@ -8,20 +8,21 @@ _GREY = 128
 
 
 class Augmentation:
-    """How `recipe` sees a training set of so many images; what is left to chance it draws from `draws`, on the CPU."""
+    """The recipe's augmentation of a data set of `count` images; random numbers come from `generator`, on the CPU."""
 
-    def __init__(self, recipe: Recipe, images: int, draws: torch.Generator) -> None:
+    def __init__(self, recipe: Recipe, count: int, generator: torch.Generator) -> None:
         self._recipe = recipe
-        self._draws = draws
+        self._generator = generator
         if recipe.flip == "alternating":  # the images that are flipped in the first epoch; the others are in the next
-            self._begin_flipped = torch.rand(images, generator=draws) < 0.5
+            self._begin_flipped = torch.rand(count, generator=generator) < 0.5
 
     def __call__(
         self, pixels: torch.Tensor, indices: torch.Tensor, epoch: int, kept: torch.Tensor | slice = slice(None)
     ) -> torch.Tensor:
-        """uint8 [n, H, W, 3], at `indices` (int64 [n], on the CPU) of the set → the same, as `epoch` sees them.
+        """uint8 [k, H, W, 3] → the same, augmented for `epoch`, which is from 1.
 
-        Where `pixels` are only those `kept` (int64 [k], on the CPU) of the n, it draws for all of them nevertheless.
+        `indices` (int64 [n], on the CPU) are n images of the data set, and `pixels` those `kept` of them (int64 [k], on
+        the CPU; all by default). Random numbers are drawn for all n, so that every process draws the same ones.
         """
         recipe, count = self._recipe, len(indices)
         if recipe.flip != "none" or recipe.translate:
@@ -37,10 +38,10 @@ class Augmentation:
         if self._recipe.flip == "alternating":
             return self._begin_flipped[indices] ^ (epoch % 2 == 0)
         chance = 0.5 if self._recipe.flip == "random" else 0.0
-        return torch.rand(len(indices), generator=self._draws) < chance
+        return torch.rand(len(indices), generator=self._generator) < chance
 
     def _draw(self, low: int, high: int, shape: tuple[int, int]) -> torch.Tensor:
-        return torch.randint(low, high + 1, shape, generator=self._draws)
+        return torch.randint(low, high + 1, shape, generator=self._generator)
 
 
 def shift_and_flip(pixels: torch.Tensor, down: torch.Tensor, right: torch.Tensor, flips: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,7 @@ from training import distributed
 
 def synchronise(net: nn.Module, device: torch.device) -> None:
     """The batch normalisations of `net` are from now on over the images of all processes, where there are several."""
-    if distributed.size() == 1:
+    if distributed.world_size() == 1:
         return
     if device.type != "cpu":
         nn.SyncBatchNorm.convert_sync_batchnorm(net)  # type: ignore[no-untyped-call]
@@ -43,7 +43,7 @@ class CpuSyncBatchNorm(_BatchNorm):
         return result
 
     def _check_input_dim(self, inputs: torch.Tensor) -> None:
-        """It has as many as that which it takes the place of."""
+        """Allows any: this class replaces BatchNorm1d, 2d and 3d alike."""
 
     @torch.no_grad()
     def _track(self, mean: torch.Tensor, variance: torch.Tensor) -> None:
@@ -65,4 +65,4 @@ class _Total(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
-        return _Total.forward(ctx, gradient)
+        return distributed.all_reduce_sum(gradient.clone())

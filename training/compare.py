@@ -10,12 +10,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from models.card import ModelCard, Scores, Training, find
+from models.card import ModelCard, Scores, Training, find_checkpoint
 from models.checkpoint import card_path
 from training.errors import TrainingError
 
 _UNKNOWN = "–"
-_SURE = 0.05  # differences with a smaller p-value are called more than the choice of test images explains
+_SIGNIFICANCE_LEVEL = 0.05  # differences with a smaller p-value are called more than the choice of test images explains
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def compare(paths: Sequence[Path]) -> None:
     console = Console(highlight=False)
     console.print(_table(runs, mark_best=same_data))
     if not same_data:
-        console.print("The data differ, so that these accuracies say nothing on which run is better.")
+        console.print("The runs used different data, so these accuracies do not show which run is better.")
         return
     console.print("* the best")
     for run in runs[1:]:
@@ -43,7 +43,7 @@ def compare(paths: Sequence[Path]) -> None:
 
 
 def _read(path: Path) -> _Run:
-    file = card_path(find(path.parent if path.name == "report.html" else path))
+    file = card_path(find_checkpoint(path.parent if path.name == "report.html" else path))
     try:
         card = ModelCard.model_validate_json(file.read_bytes())
     except OSError as error:
@@ -100,7 +100,7 @@ def _difference(run: _Run, first: _Run) -> str:
     pooled = (a * n + b * m) / (n + m)
     deviation = math.sqrt(pooled * (1 - pooled) * (1 / n + 1 / m))
     p = math.erfc(abs(a - b) / deviation / math.sqrt(2)) if deviation else 1.0
-    verdict = f"{'more' if p < _SURE else 'no more'} than the choice of {n:,} test images explains"
+    verdict = f"{'more' if p < _SIGNIFICANCE_LEVEL else 'no more'} than the choice of {n:,} test images explains"
     shown = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
     points = f"{100 * (a - b):+.1f} points against {first.name}"
     return f"{run.name} scores {points}: {verdict} ({shown}); another seed alone may change it too"

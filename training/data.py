@@ -16,7 +16,7 @@ import torch
 
 from models.card import CIFAR10_CLASSES
 from training.errors import TrainingError
-from training.folder import HELD_OUT, first, hold_out, list_images, read_images, refuse_leaks
+from training.folder import TEST_FRACTION, first_few, hold_out, list_images, read_images, refuse_leaks
 
 CIFAR10_ROOT = Path("data")
 CIFAR10_SIZE = 32
@@ -50,13 +50,13 @@ def load(source: str, size: int) -> Data:
     return load_cifar10(CIFAR10_ROOT)
 
 
-def split_validation(data: Data, part: float) -> tuple[torch.Tensor, torch.Tensor]:
+def split_validation(data: Data, fraction: float) -> tuple[torch.Tensor, torch.Tensor]:
     """The training images without those that are kept back to validate with, and those: int64 positions, in order.
 
     Which ones is decided as with test images. Raises TrainingError where a class would have none left.
     """
     class_names = [data.classes[label] for label in data.labels[data.train].tolist()]
-    held_back = torch.tensor(hold_out(class_names, [data.digests[image] for image in data.train.tolist()], part))
+    held_back = torch.tensor(hold_out(class_names, [data.digests[image] for image in data.train.tolist()], fraction))
     return data.train[~held_back], data.train[held_back]
 
 
@@ -72,7 +72,7 @@ def load_folder(root: Path, size: int) -> Data:
         in_test = [name.startswith("test/") for name in names]
         refuse_leaks(names, digests, in_test)
     else:
-        in_test = hold_out(class_names, digests, HELD_OUT, at_least=1)
+        in_test = hold_out(class_names, digests, TEST_FRACTION, at_least=1)
     classes = tuple(sorted(set(class_names)))
     label_of = {name: label for label, name in enumerate(classes)}
     labels, test = torch.tensor([label_of[name] for name in class_names]), torch.tensor(in_test)
@@ -101,7 +101,7 @@ def _remarks(
     in_test: Sequence[bool],
 ) -> Iterator[str]:
     if left_aside:
-        yield f"Files and folders of {root} that are not read: {len(left_aside)} ({first(3, left_aside)})"
+        yield f"Files and folders of {root} that are not read: {len(left_aside)} ({first_few(3, left_aside)})"
     class_of = dict(zip(digests, class_names, strict=True))
     other = [
         f"{name} is also in {class_of[digest]}"
@@ -109,7 +109,7 @@ def _remarks(
         if class_of[digest] != class_name
     ]
     if other:
-        yield f"Pictures that are in more than one class: {len(other)} ({first(3, other)})"
+        yield f"Pictures that are in more than one class: {len(other)} ({first_few(3, other)})"
     images_of = Counter(name for name, tested in zip(class_names, in_test, strict=True) if not tested)
     (most, largest), *_, (least, smallest) = images_of.most_common()
     if imbalanced([largest, smallest]):

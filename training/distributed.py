@@ -25,26 +25,26 @@ from training.errors import TrainingError
 
 Value = TypeVar("Value")
 
-# For one that hangs, or whose cable was cut; one that dies is noticed at once. Healthy ones wait for each other too: a
-# minute where torch.compile works.
+# How long a process waits for one that hangs or lost its network; one that dies is noticed at once. Healthy processes
+# wait for each other too: for a minute while torch.compile works.
 _PATIENCE = timedelta(minutes=5)
 _READING = timedelta(hours=2)  # for those that decode the images of their host: a million photographs take half an hour
 
 
 @contextmanager
 def process_group() -> Iterator[None]:
-    """What torchrun started is one group inside. Raises TrainingError where one of it is lost."""
+    """Inside it, the processes that torchrun started are one process group. Raises TrainingError if one is lost."""
     if not dist.is_torchelastic_launched():
         torch.set_num_threads(min(torch.get_num_threads(), cores()))  # torch knows no container's quota
         yield
         return
-    torch.set_num_threads(max(1, cores() // local_size()))  # torchrun asks for 1
+    torch.set_num_threads(max(1, cores() // local_world_size()))  # torchrun asks for 1
     try:
-        store, rank, size = next(rendezvous("env://", timeout=_PATIENCE))
-        store = dist.PrefixStore(_meet(store, rank, size), store)  # type: ignore[attr-defined]
+        store, rank, count = next(rendezvous("env://", timeout=_PATIENCE))
+        store = dist.PrefixStore(_meet(store, rank, count), store)  # type: ignore[attr-defined]
         # By itself torch takes only that of the GPUs where there are any, and much of what we share lies on the CPU.
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
-        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_PATIENCE)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=count, timeout=_PATIENCE)
         yield
     except RuntimeError as error:
         if not isinstance(error, dist.DistError) and "gloo" not in str(error):
@@ -56,7 +56,7 @@ def process_group() -> Iterator[None]:
         ) from None
 
 
-def _meet(store: Any, rank: int, size: int) -> str:
+def _meet(store: Any, rank: int, count: int) -> str:
     """A name for the group that no other has had. Raises RuntimeError or TrainingError where not all come.
 
     torchrun's store lives on when it starts us again, with the addresses of those that were there before; and its count
@@ -66,7 +66,7 @@ def _meet(store: Any, rank: int, size: int) -> str:
     if rank == 0:
         name = uuid4().hex
         store.set("group", name)
-        for other in range(1, size):
+        for other in range(1, count):
             asker = store.get(f"{name}/{other}").decode()
             store.set(f"{name}/{asker}", "")
         return name
@@ -81,7 +81,7 @@ def _meet(store: Any, rank: int, size: int) -> str:
 
 
 def leave() -> bool:
-    """The end of the group. Returns whether this process is the one that does the rest, alone."""
+    """Leaves the process group. Returns whether this is the first process, which alone does what is left to do."""
     first = rank() == 0
     if dist.is_initialized():
         dist.destroy_process_group()
@@ -93,27 +93,27 @@ def rank() -> int:
 
 
 def say(line: str) -> None:
-    """Prints what one of all processes has to tell."""
+    """Prints the line, in the first process only."""
     if rank() == 0:
         print(line, flush=True)  # in a pipe or a log file too, a line appears when it is said
 
 
-def size() -> int:
+def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def local_size() -> int:
+def local_world_size() -> int:
     """How many of the processes are on this host."""
     return int(os.environ["LOCAL_WORLD_SIZE"]) if dist.is_torchelastic_launched() else 1
 
 
 def own_device(name: str) -> str:
-    """Of the `--device name`, the one of this process: each takes a GPU of its own. Raises TrainingError."""
+    """The device of this process for `--device name`: under torchrun each gets its own GPU. Raises TrainingError."""
     if not dist.is_torchelastic_launched() or name == "cpu":
         return name
     if name not in ("auto", "cuda"):
         raise TrainingError(f"torchrun starts a process for each device: --device is auto, cpu or cuda, not {name}")
-    gpus, wanted = torch.cuda.device_count(), local_size()
+    gpus, wanted = torch.cuda.device_count(), local_world_size()
     if name == "auto" and not gpus:
         return "cpu"
     if gpus < wanted:
@@ -125,7 +125,7 @@ def own_device(name: str) -> str:
 @contextmanager
 def one_of_a_host_first() -> Iterator[None]:
     """One process of each host goes through the block before the others, which find what it left on disk."""
-    if size() == 1:
+    if world_size() == 1:
         yield
         return
     patient: Any = dist.new_group(timeout=_READING, backend="gloo")
@@ -139,9 +139,9 @@ def one_of_a_host_first() -> Iterator[None]:
 
 
 def broadcast_from_first(value: Value) -> Value:
-    """The value that the first process gives; what the others give is of no matter."""
+    """The first process's `value`, in every process; the others' is ignored."""
     box = [value]
-    if size() > 1:
+    if world_size() > 1:
         dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
     return box[0]
 
@@ -158,23 +158,23 @@ def refuse_differences(values: dict[str, Any]) -> None:
 
 def refuse_empty_shares(batch: int) -> None:
     """Raises TrainingError where so many images are too few for each process to have one."""
-    if batch < size():
+    if batch < world_size():
         raise TrainingError(
-            f"each of the {size()} processes takes its share of a batch, which has {batch} images here: start fewer "
-            "processes, or choose a larger --batch-size"
+            f"each of the {world_size()} processes takes its share of a batch, which has {batch} images here: start "
+            "fewer processes, or choose a larger --batch-size"
         )
 
 
 def all_reduce_sum(values: torch.Tensor) -> torch.Tensor:
-    """Over all processes, element by element; the tensor itself, changed."""
-    if size() > 1:
+    """Sums `values` over all processes, element by element, in place. Returns it."""
+    if world_size() > 1:
         dist.all_reduce(values)
     return values
 
 
 def all_reduce_max(number: int) -> int:
-    """Of all processes."""
-    if size() == 1:
+    """The largest `number` of all processes."""
+    if world_size() == 1:
         return number
     box = torch.tensor(number)
     dist.all_reduce(box, dist.ReduceOp.MAX)
@@ -183,30 +183,30 @@ def all_reduce_max(number: int) -> int:
 
 def broadcast_buffers(net: nn.Module) -> None:
     """Copies what normalisations have counted, which DistributedDataParallel copies only when it trains."""
-    if size() > 1:
+    if world_size() > 1:
         for buffer in net.buffers():
             dist.broadcast(buffer, 0)
 
 
 def data_parallel(net: nn.Module, device: torch.device) -> nn.Module:
     """`net`, or what averages its gradients over all processes whenever it is trained; its weights are the same."""
-    if size() == 1:
+    if world_size() == 1:
         return net
     return nn.parallel.DistributedDataParallel(net, [device.index] if device.type == "cuda" else None)
 
 
 class Share(NamedTuple):
-    """Of the batches of some images, what one process takes."""
+    """One process's part of some batches of images."""
 
-    positions: torch.Tensor  # int64 [k], among the images
-    sizes: list[int]  # how many of each batch
-    weights: list[float]  # what multiplies the mean loss of its part, so that the mean over processes is the batch's
+    positions: torch.Tensor  # int64 [k]: places of its images among all of these
+    sizes: list[int]  # how many images it has of each batch
+    weights: list[float]  # factor on its mean loss of each batch: then the mean over processes is the batch's mean loss
 
 
 @lru_cache(maxsize=4)
-def share(count: int, batch_size: int, rank: int, size: int) -> Share:
-    """What process `rank` of `size` takes of `count` images in batches: of each a slice, as even as can be."""
-    batches = torch.split(torch.arange(count), batch_size)
-    parts = [batch.tensor_split(size)[rank] for batch in batches]
-    weights = [len(part) * size / len(batch) for part, batch in zip(parts, batches, strict=True)]
+def share(images: int, batch_size: int, rank: int, world_size: int) -> Share:
+    """What process `rank` of `world_size` takes of so many images in batches: of each a slice, as even as can be."""
+    batches = torch.split(torch.arange(images), batch_size)
+    parts = [batch.tensor_split(world_size)[rank] for batch in batches]
+    weights = [len(part) * world_size / len(batch) for part, batch in zip(parts, batches, strict=True)]
     return Share(torch.cat(parts), [len(part) for part in parts], weights)

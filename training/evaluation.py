@@ -12,28 +12,30 @@ from training.errors import TrainingError
 
 _BATCH = 1000  # images of 32×32 a forward pass: past the point where more is faster, and 12 MB of floats
 CALIBRATION_BINS = 15
-_TEMPERATURES = (0.5, 5.0)  # images that are all classified right would draw it to 0: to boundless confidence
-# What is expected of a temperature's logarithm before any image is seen, as a standard deviation around 0. By four
-# images without it, the shipped networks' calibrated answers became worse by 7 and 39 % (log loss of 2,500 others, mean
-# of 60 draws), with it by 2 and 5 %; from 500 images on it changes nothing.
-_USUAL_LOG_TEMPERATURE = 0.5
-_MARKED = 0.05  # of images like those trained on
-FEWEST_FOR_THRESHOLD = 20  # of which that is one image
+_TEMPERATURES = (0.5, 5.0)  # the limits: where all images are classified right, the best would be 0
+# Standard deviation of the normal prior of log temperature, around 0. Fitted to four images without the prior, the
+# temperature made the shipped networks' log loss worse by 7 and 39 % (on 2,500 other images, mean of 60 draws); with
+# the prior by 2 and 5 %. From 500 images on, the prior changes nothing.
+_LOG_TEMPERATURE_STD = 0.5
+_MARKED = 0.05  # the fraction of validation images below the threshold
+FEWEST_FOR_THRESHOLD = 20  # images: that fraction of them is one image
 
 
 @torch.no_grad()
-def logits_of(classifier: Classifier, pixels: torch.Tensor, images: torch.Tensor, once: bool = False) -> torch.Tensor:
-    """Of uint8 [N, H, W, 3] the n `images` (int64 [n]) → float32 [n, C], with `once` of one view each; all on the CPU.
+def logits_of(
+    classifier: Classifier, pixels: torch.Tensor, images: torch.Tensor, one_view: bool = False
+) -> torch.Tensor:
+    """uint8 [N, H, W, 3], of which `images` (int64 [n]) are chosen → logits, float32 [n, C]; all on the CPU.
 
-    Of several processes each answers for some of the batches, the very ones that one process would make, and all are
-    given all answers. Raises TrainingError where they are no numbers.
+    With `one_view` each is of a single view, without test-time augmentation. Several processes share the batches, which
+    are the same as with one process, and all get all logits. Raises TrainingError where a logit is NaN or infinite.
     """
     device = classifier.mean.device
     distributed.broadcast_buffers(classifier.net)
-    look = classifier.once if once else classifier.logits
+    look = classifier.one_view if one_view else classifier.logits
     logits = torch.zeros(len(images), len(classifier.card.classes))
     batches = torch.split(torch.arange(len(images)), max(1, _BATCH * 32**2 // classifier.card.input_size**2))
-    for batch in batches[distributed.rank() :: distributed.size()]:
+    for batch in batches[distributed.rank() :: distributed.world_size()]:
         logits[batch] = look(pixels[images[batch]].to(device)).cpu()
     distributed.all_reduce_sum(logits)
     if not logits.isfinite().all():
@@ -44,11 +46,9 @@ def logits_of(classifier: Classifier, pixels: torch.Tensor, images: torch.Tensor
 def evaluate(
     classifier: Classifier, pixels: torch.Tensor, labels: torch.Tensor, images: torch.Tensor, data: str
 ) -> Scores:
-    """Of pixels uint8 [N, H, W, 3] and labels int64 [N] the n `images` (int64 [n]), every class among them → scores.
+    """Scores on the `images` (int64 [n], every class among them) of pixels uint8 [N, H, W, 3] and labels int64 [N].
 
-    `data` is what they are called there.
-
-    Raises TrainingError where the classifier answers something else than numbers.
+    `data` is the data's name in the scores. Raises TrainingError where a logit is NaN or infinite.
     """
     return score(logits_of(classifier, pixels, images), labels[images], classifier.card, data)
 
@@ -88,7 +88,7 @@ def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
 
     def loss() -> torch.Tensor:
         optimizer.zero_grad()
-        prior = (log_temperature / _USUAL_LOG_TEMPERATURE).square().sum() / (2 * len(labels))
+        prior = (log_temperature / _LOG_TEMPERATURE_STD).square().sum() / (2 * len(labels))
         loss = F.cross_entropy(logits / log_temperature.exp(), labels) + prior
         loss.backward()  # type: ignore[no-untyped-call]
         return loss

@@ -22,7 +22,7 @@ _TRIALS, _TRIALS_S = 8, 0.5  # for each candidate; a slow one shows itself at on
 
 
 class Execution(NamedTuple):
-    """Threads of torch, whether oneDNN computes (both on the CPU), and whether the network lies channels last."""
+    """CPU threads of torch, whether it uses oneDNN (on the CPU), and whether the memory format is channels last."""
 
     threads: int
     onednn: bool
@@ -38,10 +38,10 @@ _SMALL_BATCHES = Execution(threads=1, onednn=False, channels_last=False)
 def fastest_execution(
     classifier: Classifier, recipe: Recipe, before_stop: Execution | None = None
 ) -> Iterator[Execution]:
-    """PyTorch set up for the recipe's steps, and reproducible; all is set back at the end."""
+    """Sets PyTorch up to run the recipe's steps fast and reproducibly; at the end everything is as before."""
     before = Execution(torch.get_num_threads(), bool(torch.backends.mkldnn.enabled), channels_last=False)
     deterministic = torch.backends.cudnn.deterministic
-    torch.backends.cudnn.deterministic = True  # cuDNN's fastest kernels add up in an order of chance
+    torch.backends.cudnn.deterministic = True  # cuDNN's fastest kernels add in a random order
     try:
         chosen = distributed.broadcast_from_first(before_stop or choose(classifier, recipe))
         _apply(chosen, classifier.net)
@@ -69,7 +69,7 @@ def choose(classifier: Classifier, recipe: Recipe) -> Execution:
     one_core = all_cores._replace(threads=1)
     if classifier.mean.device.type != "cpu":
         return all_cores
-    batch_size = math.ceil(recipe.batch_size / distributed.size())
+    batch_size = math.ceil(recipe.batch_size / distributed.world_size())
     # Two at least: of one, BatchNorm has nothing to compare, if it is not over all processes, as here.
     count, size = min(max(batch_size, 2), _TRIAL_IMAGES), classifier.card.input_size
     pixels = torch.zeros((count, size, size, 3), dtype=torch.uint8)

@@ -20,7 +20,7 @@ from training.progress import progress_bar
 from training.reading import read_on_all_cores
 
 _MOST_CLASSES = 2000  # a model card has a confusion matrix, and a limit that hostile ones do not pass
-HELD_OUT = 0.2  # of a class's images, where the folder has no test part
+TEST_FRACTION = 0.2  # of a class's images, where the folder has no test part
 
 
 class Listing(NamedTuple):
@@ -72,7 +72,7 @@ def _check_classes(folder: Path, classes: dict[str, list[str]]) -> None:
     if not any(classes.values()):
         if "train" in classes:
             raise TrainingError(
-                f"{folder} has a folder train but none called test: call the part to score on {folder / 'test'}, "
+                f"{folder} has a folder train but none called test: put the test images into {folder / 'test'}, "
                 f"or move the classes of {folder / 'train'} up into {folder}"
             )
         raise TrainingError(
@@ -107,7 +107,7 @@ def read_images(root: Path, names: Sequence[str], size: int) -> tuple[torch.Tens
                 advance(len(pixels), "")
         if broken:
             raise TrainingError(
-                f"{len(broken)} of the {len(names)} images in {root} cannot be read: {first(5, sorted(broken))}. "
+                f"{len(broken)} of the {len(names)} images in {root} cannot be read: {first_few(5, sorted(broken))}. "
                 "Remove or repair them"
             )
 
@@ -127,12 +127,12 @@ def refuse_leaks(names: Sequence[str], digests: Sequence[str], in_test: Sequence
     if leaks:
         raise TrainingError(
             f"this would train on test images: {len(leaks)} of {sum(in_test)} are training images too "
-            f"({first(3, leaks)}). Remove them from one of the two parts"
+            f"({first_few(3, leaks)}). Remove them from one of the two parts"
         )
 
 
-def hold_out(class_names: Sequence[str], digests: Sequence[str], part: float, at_least: int = 0) -> list[bool]:
-    """Which images are held out: of each class so large a part of those that differ, the smallest by SHA-256.
+def hold_out(class_names: Sequence[str], digests: Sequence[str], fraction: float, at_least: int = 0) -> list[bool]:
+    """Which images are held out: of each class so large a fraction of those that differ, the smallest by SHA-256.
 
     That is as good as a draw, yet the same for every seed, machine and file name: no run trains on what another run
     tests with, or chooses by what another was trained on, but for a few images where the folder has grown since.
@@ -145,18 +145,18 @@ def hold_out(class_names: Sequence[str], digests: Sequence[str], part: float, at
     held_out = {
         digest
         for distinct in digests_of.values()
-        for digest in sorted(distinct)[: max(at_least, round(part * len(distinct)))]
+        for digest in sorted(distinct)[: max(at_least, round(fraction * len(distinct)))]
     }
     if too_few := sorted(name for name, distinct in digests_of.items() if distinct <= held_out):
         or_less = "" if at_least else ", or lower --validation"  # how many are for testing is not the user's choice
         raise TrainingError(
-            f"holding out {part:.0%} of each class leaves no training images in classes with too few distinct images: "
+            f"holding out {fraction:.0%} of each class leaves no training images in classes with too few distinct images: "
             f"add some to {', '.join(too_few)}{or_less}"
         )
     return [digest in held_out for digest in digests]
 
 
-def first(most: int, items: Sequence[str]) -> str:
+def first_few(most: int, items: Sequence[str]) -> str:
     """The first so many `items`, and how many more there are."""
     more = f" and {len(items) - most} more" if len(items) > most else ""
     return "; ".join(items[:most]) + more

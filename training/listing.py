@@ -6,14 +6,14 @@ from training.recipe import FIELDS, RECIPES, Recipe
 
 
 class Measured(NamedTuple):
-    """By `python -m benchmarks.recipes`: percent of CIFAR-10's 10,000 test images (JPEG copy), over n seeds."""
+    """On CIFAR-10 as JPEGs: percent of 10,000 test images, over n seeds; `strong` is the shipped checkpoint's run."""
 
     accuracy: str
     n: int
     seconds: int  # of training, on _HARDWARE
 
 
-_HARDWARE = "two shared cores, of net-best and fast Zen 3 in float32, of the others Zen 4"
+_HARDWARE = "two shared cores: net-best and fast on Zen 3 in float32, the others on Zen 4"
 MEASURED = {
     "tutorial": Measured("55.0 ± 1.1", 5, 28),
     "net-best": Measured("74.8 ± 0.2", 5, 148),
@@ -33,8 +33,8 @@ def print_recipes(chosen: Recipe) -> None:
             if command.split()[0] == recipe.name:
                 with_flags = "" if command == recipe.name else f" ({command})"
                 print(f"  {'':10} {measured.accuracy} % (n = {measured.n}), {measured.seconds} s{with_flags}")
-    print(f"Measured on CIFAR-10's JPEG copy and {_HARDWARE}.")
-    print("n is how many seeds, ± their standard deviation; seconds are one training's. No figure: not measured.")
+    print(f"Test accuracy on CIFAR-10 as JPEGs, and seconds of training, on {_HARDWARE}.")
+    print("n: number of seeds; ±: standard deviation over seeds. A recipe without figures was not measured.")
     print(f"Fields of {chosen.name} (cifar-train {chosen.name} --field value):")
     for name, meaning in FIELDS.items():
         print(f"  --{name.replace('_', '-'):18} {getattr(chosen, name)!s:12} {meaning}")

@@ -1,8 +1,8 @@
 """The training loop, fed from tensors that lie on the device.
 
 The tutorial's DataLoader decodes, converts and collates image by image, in other processes; here a window of batches is
-picked, augmented and normalised at once, which leaves most of the time to the network. The updates are the same, but
-that the last batch of an epoch is filled up.
+picked, augmented and normalised at once, which leaves most of the time to the network. The updates are the same,
+except that the last batch of an epoch is filled up with images of that epoch.
 """
 
 import math
@@ -26,8 +26,8 @@ from training.recipe import Recipe
 from training.resume import SavedRun, signals_put_off
 from training.updates import Updates
 
-# Of 32×32, normalised at once: on the CPU enough to make it cheap, few enough for its cache. Elsewhere more, since the
-# device is waited for after each window, when its losses are read; a signal is heeded then too.
+# Images of 32×32 in a window. On the CPU: enough to make normalising cheap, few enough for its cache. On other devices
+# more, since after each window we wait for the device to read its losses, and look whether a signal has come.
 _WINDOW_IMAGES, _DEVICE_WINDOW_IMAGES = 400, 2000
 
 OnLoss = Callable[[int, int, float], None]
@@ -39,7 +39,7 @@ class Examples(NamedTuple):
 
     pixels: torch.Tensor
     labels: torch.Tensor
-    images: torch.Tensor  # int64 [n]
+    train: torch.Tensor  # int64 [n]
     validation: torch.Tensor = torch.empty(0, dtype=torch.int64)
 
 
@@ -57,20 +57,20 @@ def train(
 
     `seed` sets the order of the images and how they are augmented. `on_loss` is called with epoch and mini-batch, both
     from 1, and the mean loss since the last report: every `recipe.report_every` mini-batches, and at the end of a
-    shorter epoch; `on_epoch` after each epoch. `saved` gets the run then, and where a signal ends it; with that `state`
-    it goes on, on such a machine to the same weights. Raises TrainingError of a loss that is no number, or a full disk.
+    shorter epoch; `on_epoch` after each epoch. Then the run is written to `saved`, and when a signal stops it; with
+    that `state` it continues, on such a machine to the same weights. Raises TrainingError: loss not finite, disk full.
     """
     classifier.train()
-    epoch_images = math.ceil(len(examples.images) / recipe.batch_size) * recipe.batch_size
+    epoch_images = math.ceil(len(examples.train) / recipe.batch_size) * recipe.batch_size
     with (
         fastest_execution(classifier, recipe, chosen_before(state, classifier.mean.device)) as execution,
         progress_bar("Training", recipe.epochs * epoch_images) as advance,
         signals_put_off() if saved else nullcontext(lambda: False) as told_to_stop,
     ):
-        run = Run(classifier, examples, recipe, seed, execution)
+        run = Trainer(classifier, examples, recipe, seed, execution)
         if state:
             run.restore(state)
-            advance((run.epoch - 1) * epoch_images + run.images, "")
+            advance((run.epoch - 1) * epoch_images + run.images_done, "")
         while run.epoch <= recipe.epochs and not told_to_stop():
             epochs = len(run.history)
             for losses in run.rest_of_epoch(on_loss):
@@ -85,38 +85,39 @@ def train(
     return run.history
 
 
-class Run:
-    """A training run, with all that must be written down for it to go on elsewhere as if it had never stopped."""
+class Trainer:
+    """A training run with all of its state, so that it can be saved, and continued as if it had never stopped."""
 
     def __init__(
         self, classifier: Classifier, examples: Examples, recipe: Recipe, seed: int, execution: Execution
     ) -> None:
         self.history: list[Epoch] = []
-        self.epoch, self.images, self.seconds = 1, 0, 0.0  # images of this epoch that are done
+        self.epoch, self.images_done, self.seconds = 1, 0, 0.0  # of this epoch the images, of all of them the seconds
         window_images = _WINDOW_IMAGES if classifier.mean.device.type == "cpu" else _DEVICE_WINDOW_IMAGES
         window_images = window_images * 32**2 // classifier.card.input_size**2
         self._window_images = max(1, window_images // recipe.batch_size) * recipe.batch_size
         self._losses: list[float] = []  # of this epoch's batches
         self._classifier, self._recipe, self._execution = classifier, recipe, execution
         self._examples = examples._replace(pixels=_on_device_if_it_fits(examples.pixels, classifier.mean.device))
-        # On the CPU, so that every device sees the same images in one order (moved otherwise, by windows of its size).
-        self._draws = torch.Generator().manual_seed(seed)
-        self._augment = Augmentation(recipe, len(examples.labels), self._draws)
+        # On the CPU, so that the order of the images is the same on every device (but not their augmentation, which is
+        # drawn window by window, and windows differ in size).
+        self._generator = torch.Generator().manual_seed(seed)
+        self._augment = Augmentation(recipe, len(examples.labels), self._generator)
         self._order = torch.empty(0, dtype=torch.int64)  # of this epoch's images
-        updates = recipe.epochs * math.ceil(len(examples.images) / recipe.batch_size)
-        self._update = Updates(classifier, recipe, updates, examples.labels[examples.images])
+        updates = recipe.epochs * math.ceil(len(examples.train) / recipe.batch_size)
+        self._update = Updates(classifier, recipe, updates, examples.labels[examples.train])
 
     def state(self) -> dict[str, Any]:
         """Plain values and tensors, for `restore`."""
         return {
             "net": self._classifier.net.state_dict(),
             "updates": self._update.state(),
-            "draws": self._draws.get_state(),
+            "draws": self._generator.get_state(),
             "torch_draws": torch.get_rng_state(),  # a network's own, such as for dropout
             "order": self._order,
             "execution": tuple(self._execution),  # another number of threads adds up in another order
             "device": self._classifier.mean.device.type,
-            "place": (self.epoch, self.images, self.seconds, self._losses),
+            "place": (self.epoch, self.images_done, self.seconds, self._losses),
             "history": [tuple(epoch) for epoch in self.history],
         }
 
@@ -125,15 +126,14 @@ class Run:
         try:
             self._classifier.net.load_state_dict(state["net"])
             self._update.restore(state["updates"])
-            self._draws.set_state(state["draws"])
+            self._generator.set_state(state["draws"])
             torch.set_rng_state(state["torch_draws"])
             self._order = torch.as_tensor(state["order"])
-            self.epoch, self.images, self.seconds, self._losses = state["place"]
+            self.epoch, self.images_done, self.seconds, self._losses = state["place"]
             self.history = [Epoch(*epoch) for epoch in state["history"]]
         except (LookupError, RuntimeError, TypeError, ValueError):
             raise TrainingError(
-                "the run to go on with was of another version of the network, or of this program: train anew without "
-                "--resume"
+                "the saved run is of another version of the network or of this program: train anew without --resume"
             ) from None
 
     def note(self, loss: float) -> str:
@@ -144,13 +144,13 @@ class Run:
 
     def rest_of_epoch(self, on_loss: OnLoss) -> Iterator[list[float]]:
         """Goes on to the end of the epoch. Yields, after every window, the losses of its batches."""
-        if not self.images:
-            self._order = self._shuffled(self._examples.images)
+        if not self.images_done:
+            self._order = self._shuffled(self._examples.train)
         started, seconds = time.perf_counter(), self.seconds
-        for start in range(self.images, len(self._order), self._window_images):
+        for start in range(self.images_done, len(self._order), self._window_images):
             window = self._order[start : start + self._window_images]
             losses = self._train_on(window)
-            self.images += len(window)
+            self.images_done += len(window)
             self.seconds = seconds + time.perf_counter() - started
             _refuse_divergence(losses, self.epoch, self._recipe)
             self._report(losses, on_loss)
@@ -159,10 +159,10 @@ class Run:
         if not 0 < self._recipe.report_every <= len(self._losses):
             on_loss(self.epoch, len(self._losses), loss)
         self.history.append(Epoch(self.epoch, loss, self._update.learning_rate, self._validate(), self.seconds))
-        self.epoch, self.images, self._losses = self.epoch + 1, 0, []
+        self.epoch, self.images_done, self._losses = self.epoch + 1, 0, []
 
     def _shuffled(self, images: torch.Tensor) -> torch.Tensor:
-        order = images[torch.randperm(len(images), generator=self._draws)]
+        order = images[torch.randperm(len(images), generator=self._generator)]
         if len(order) <= self._recipe.batch_size:
             return order
         # A last batch of few images would spoil the statistics of BatchNorm: the first ones fill it up.
@@ -171,7 +171,7 @@ class Run:
     def _train_on(self, images: torch.Tensor) -> list[float]:
         """int64 [n] → the losses of their batches."""
         device = self._classifier.mean.device
-        share = distributed.share(len(images), self._recipe.batch_size, distributed.rank(), distributed.size())
+        share = distributed.share(len(images), self._recipe.batch_size, distributed.rank(), distributed.world_size())
         ours = images[share.positions]
         targets = self._examples.labels[ours].to(device)
         pixels = self._augment(self._pixels(ours), images, self.epoch, share.positions)
@@ -191,7 +191,7 @@ class Run:
             return None
         self._classifier.eval()
         # One look at each: more would take as long as the epoch, for a curve.
-        logits = logits_of(self._classifier, self._examples.pixels, validation, once=True)
+        logits = logits_of(self._classifier, self._examples.pixels, validation, one_view=True)
         self._classifier.train()
         return accuracy(logits, labels[validation])
 
@@ -204,7 +204,7 @@ class Run:
 
 
 def _on_device_if_it_fits(pixels: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """On the device where they leave it half of its free memory; else where they are, from where windows are sent."""
+    """Copied to the device if that fills at most half of its free memory; else unchanged, and sent window by window."""
     if device.type == "cpu" or pixels.nbytes > _free_bytes(device) / 2:
         return pixels
     near = torch.empty(pixels.shape, dtype=pixels.dtype, device=device)

@@ -15,8 +15,8 @@ _MOMENTUM = 0.95
 
 
 class Muon(torch.optim.Optimizer):
-    """For weights of two dimensions or more, the first that of outputs; `weight_decay` times the learning rate is the
-    part of a weight that goes with an update."""
+    """For weights [outputs, ...] of two or more dimensions. Each update also multiplies a weight by
+    1 - learning rate × `weight_decay`."""
 
     def __init__(self, weights: Iterable[torch.Tensor], lr: float, weight_decay: float) -> None:
         super().__init__(weights, {"lr": lr, "weight_decay": weight_decay})

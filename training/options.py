@@ -1,11 +1,16 @@
 """What a command says besides its recipe, and where its run writes."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
 
 class Options(argparse.Namespace):
-    """Of one run, as `__main__` parses them; the recipe's own fields are left to it."""
+    """The command line, as `__main__` parses it. The recipe's fields are there too, unchecked: as text, or None."""
+
+    recipe: str  # its name
+    list: bool  # show the recipes, and train nothing
+    compare: Sequence[Path] | None  # the runs to compare, and train nothing
 
     command: str  # for the card: what to type for the same run
     data: str  # `cifar10`, or a folder
@@ -14,8 +19,8 @@ class Options(argparse.Namespace):
     device: str
     resume: bool  # a run that was stopped goes on
     report: bool  # pictures and a page of it are made
-    promote: Path | None  # where the checkpoint goes as well,
-    if_better: bool  # only where it scores more than the one that is there
+    promote: Path | None  # where the checkpoint is written as well
+    if_better: bool  # promote only a checkpoint that scores higher than the one there
 
 
 def held_out_path(output: Path) -> Path:

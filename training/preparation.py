@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from models.architectures import UnknownArchitecture, build
-from models.card import ModelCard, find
+from models.card import ModelCard, find_checkpoint
 from models.checkpoint import CheckpointError, card_path, load
-from models.classifier import Classifier, has
+from models.classifier import Classifier, supports
 from training import distributed
 from training.data import Data
 from training.distributed import say
@@ -64,7 +64,7 @@ def _check_writable(flag: str, path: Path, *others: Path) -> None:
 
 def in_precision_of(device: torch.device, recipe: Recipe) -> Recipe:
     """The recipe, in float32 where the device would only imitate its precision, which takes longer; says so."""
-    if has(device.type, recipe.precision):
+    if supports(device.type, recipe.precision):
         return recipe
     say(f"This {device.type} has no {recipe.precision}: training in float32")
     return replace(recipe, precision="float32")
@@ -105,23 +105,25 @@ def check_recipe(recipe: Recipe) -> None:
         raise TrainingError(f"--cutout {recipe.cutout} may grey out all of an image of {size} pixels: choose less")
     if recipe.optimizer == "adam" and rate >= _ADAMS_HIGHEST_RATE:
         raise TrainingError(
-            f"a step of adam is as long as its learning rate, and {rate:g} is far too long: "
+            f"adam's learning rate would be {rate:g} (--learning-rate times --norm-bias-factor), far too high: "
             "add --learning-rate 0.001 --norm-bias-factor 1, or something near it"
         )
 
 
 def weights_to_start_from(recipe: Recipe) -> Classifier | None:
-    """Raises TrainingError where they cannot be had, or are another network's."""
+    """The classifier in `--weights`, if given. Raises TrainingError where it cannot be loaded or is another network."""
+    if not recipe.weights:
+        return None
     try:
-        other = load(find(Path(recipe.weights))) if recipe.weights else None
+        start = load(find_checkpoint(Path(recipe.weights)))
     except CheckpointError as error:
         raise TrainingError(f"--weights: {error}") from None
-    if other and other.card.architecture != recipe.architecture:
+    if (theirs := start.card.architecture) != recipe.architecture:
         raise TrainingError(
-            f"--weights: {recipe.weights} is of the architecture {other.card.architecture}, and this recipe trains "
-            f"{recipe.architecture}: add --architecture {other.card.architecture}, or choose other weights"
+            f"--weights: {recipe.weights} is of the architecture {theirs}, and this recipe trains "
+            f"{recipe.architecture}: add --architecture {theirs}, or choose other weights"
         )
-    return other
+    return start
 
 
 def tell_of_known_images(start: Classifier | None, data: Data, validation: torch.Tensor) -> None:

@@ -31,7 +31,7 @@ def promote(path: Path, classifier: Classifier, card: ModelCard, data: Data, if_
             with signals_put_off():
                 save(path, classifier.net, card)
     except OSError as error:
-        raise TrainingError(f"{path} cannot be written: {error.strerror}. The run's own checkpoint is whole") from None
+        raise TrainingError(f"{path} cannot be written: {error.strerror}. The run's own --output was written") from None
     return f"Promoted to {path}"
 
 
@@ -62,8 +62,8 @@ def to_be_better_than(path: Path, classes: Sequence[str], input_size: int) -> Cl
     if served != path:
         return None
     raise TrainingError(
-        f"{path} has other classes or pictures of another size, so that no score can compare them: if the new ones "
-        "are right, promote once with --no-if-better"
+        f"{path} has other classes or another image size than this run, so no score can compare them: to replace it "
+        "nevertheless, promote once with --no-if-better"
     )
 
 

@@ -1,4 +1,4 @@
-"""Recipes: every choice of a training run that changes the weights, but for its data and its seed.
+"""Recipes: every choice of how to train, and how to answer (`tta_below`), except the data, the seed and the device.
 
 `cifar-train RECIPE --field value` changes a field; `cifar-train RECIPE --list` shows them all.
 """
@@ -20,62 +20,60 @@ class Recipe:
         default="net", description="net, airbench, resnet18, resnet18-imagenet, or one of yours in models/architectures"
     )
     weights: str = Field(
-        default="", description="the checkpoint to start from, a path or a shipped one's name; for other classes too"
+        default="", description="checkpoint to start from: a path, strong or tutorial; it may have other classes"
     )
-    image_size: int = Field(default=32, ge=1, le=4096, description="pixels a side of what the network sees")
+    image_size: int = Field(default=32, ge=1, le=4096, description="side of the network's input images, in pixels")
     epochs: int = Field(ge=1, description="passes over the training images")
     batch_size: int = Field(ge=1, description="images per update")
     validation: float = Field(
-        default=0.1,
+        default=0.02,
         ge=0,
         lt=1,
-        description="part of the training images kept back, to watch the run and to set the temperature by",
+        description="fraction of the training images held back for validation and to calibrate confidence",
     )
 
     optimizer: Literal["sgd", "adam", "muon"] = Field(
-        default="sgd", description="sgd, adam, or muon, which leaves to sgd what has one dimension, such as biases"
+        default="sgd", description="sgd, adam, or muon (which uses sgd for parameters of one dimension, such as biases)"
     )
     learning_rate: float = Field(gt=0, description="the highest learning rate of sgd or adam")
     schedule: Literal["constant", "triangle"] = Field(
         default="triangle", description="constant, or triangle: up for a fifth of the updates, then down to 0"
     )
-    momentum: float = Field(default=0.9, ge=0, lt=1, description="part of the last step that is taken again (sgd)")
-    nesterov: bool = Field(default=True, description="whether the momentum is Nesterov's (sgd)")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="momentum coefficient (sgd)")
+    nesterov: bool = Field(default=True, description="yes or no: Nesterov momentum (sgd)")
     norm_bias_factor: float = Field(
         default=1, gt=0, description="multiplies the learning rate of batch normalisations' biases"
     )
-    weight_decay: float = Field(
-        default=0, ge=0, description="part of a weight that is added to its gradient (sgd, adam)"
-    )
+    weight_decay: float = Field(default=0, ge=0, description="this times a weight is added to its gradient (sgd, adam)")
     muon_learning_rate: float = Field(default=0.02, gt=0, description="the highest learning rate of muon")
-    muon_weight_decay: float = Field(default=0.1, ge=0, description="part of a weight that is added to its step (muon)")
+    muon_weight_decay: float = Field(default=0.1, ge=0, description="this times a weight is added to its step (muon)")
     label_smoothing: float = Field(
-        default=0, ge=0, lt=1, description="probability of a label that is spread over all classes"
+        default=0, ge=0, lt=1, description="fraction of a label's probability that is spread over all classes"
     )
     weighted_loss: bool = Field(
-        default=False, description="whether images of rare classes count more, so that all classes count alike"
+        default=False, description="yes or no: weight the loss so that all classes count equally"
     )
 
     flip: Literal["none", "random", "alternating"] = Field(
-        default="none", description="mirrored images: none, random, or alternating: each image in every other epoch"
+        default="none", description="mirrored images: none, random (half) or alternating (each every other epoch)"
     )
-    translate: int = Field(default=0, ge=0, description="images are shifted by up to so many pixels, edges mirrored")
-    cutout: int = Field(default=0, ge=0, description="side of a square, in pixels, that is greyed out at random")
+    translate: int = Field(default=0, ge=0, description="largest random shift of an image, in pixels (edges mirrored)")
+    cutout: int = Field(default=0, ge=0, description="side in pixels of a square that is greyed out at a random place")
     tta_below: float = Field(
         default=0,
         ge=0,
         le=1,
-        description="answers of less confidence are averaged over mirrored and moved views, six at most; 1: all are",
+        description="test-time augmentation: less confident answers are averaged over up to six views; 1: all are",
     )
     precision: Literal["float32", "bfloat16", "float16"] = Field(
         default="float32",
-        description="of the network's arithmetic: float32, bfloat16 or float16, where the device has it",
+        description="number format of the network's arithmetic: float32, bfloat16 or float16, if the device has it",
     )
-    compile: bool = Field(default=False, description="whether torch.compile makes the network faster, after minutes")
-    report_every: int = Field(default=0, ge=0, description="mini-batches between two lines of loss; 0 is an epoch")
+    compile: bool = Field(default=False, description="yes or no: use torch.compile, which first takes minutes")
+    report_every: int = Field(default=0, ge=0, description="mini-batches between printed losses; 0: one per epoch")
 
 
-# That a command may change, with what they mean. A value that `replace` is given may be text, and is checked.
+# The fields that a flag can change, with their meaning. `replace` checks values, and takes them as text too.
 FIELDS: dict[str, str] = {
     name: field.description
     for name, field in Recipe.__pydantic_fields__.items()  # type: ignore[attr-defined]
@@ -97,7 +95,7 @@ TUTORIAL = Recipe(
     report_every=2000,
 )
 
-# Of what it adds, translation is worth most, then muon, which halves the epochs, then muon's weight decay.
+# Of what it adds to the tutorial's, translation helps most, then muon, which halves the epochs, then its weight decay.
 NET_BEST = Recipe(
     name="net-best",
     summary="the tutorial's own network, trained as one does today",
@@ -112,11 +110,11 @@ NET_BEST = Recipe(
     precision="bfloat16",
 )
 
-# https://github.com/KellerJordan/cifar10-airbench: its 94 % recipe with muon, for batches that stay in a processor's
-# cache. Half or twice muon's learning rate costs a point of the validation images after 6 epochs, sgd instead two.
+# https://github.com/KellerJordan/cifar10-airbench: its 94 % recipe with muon, but with batches that fit a CPU's cache.
+# Half or twice muon's learning rate costs one point of validation accuracy after 6 epochs; sgd instead of muon, two.
 FAST = Recipe(
     name="fast",
-    summary="a network made for it, in minutes",
+    summary="a network designed for CIFAR-10",
     architecture="airbench",
     epochs=12,
     batch_size=256,
@@ -134,12 +132,12 @@ FAST = Recipe(
     precision="bfloat16",
 )
 
-# Who sees an image 60 times needs more of it changed: it is moved further, and a square of it is missing. With sgd, as
-# the checkpoint that ships was trained: muon was not tried for so long.
+# A network that sees an image 60 times needs stronger augmentation: larger shifts, and cutout. With sgd, as the shipped
+# checkpoint was trained: muon was not tried for so many epochs.
 STRONG = replace(
     FAST,
     name="strong",
-    summary="the same network, trained for long",
+    summary="the network of fast, trained for longer",
     epochs=60,
     optimizer="sgd",
     learning_rate=0.3,

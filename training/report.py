@@ -85,9 +85,9 @@ class Report:
 
 
 def _as_trained_on(examples: Examples, recipe: Recipe, seed: int) -> torch.Tensor:
-    draws = torch.Generator().manual_seed(seed)
-    images = examples.images[torch.randperm(len(examples.images), generator=draws)[:_SAMPLES]]
-    augment, pixels = Augmentation(recipe, len(examples.labels), draws), examples.pixels[images]
+    generator = torch.Generator().manual_seed(seed)
+    images = examples.train[torch.randperm(len(examples.train), generator=generator)[:_SAMPLES]]
+    augment, pixels = Augmentation(recipe, len(examples.labels), generator), examples.pixels[images]
     return augment(pixels, images, epoch=1)
 
 

@@ -85,10 +85,11 @@ class SavedRun:
 
 @contextmanager
 def signals_put_off() -> Iterator[Callable[[], bool]]:
-    """SIGINT and SIGTERM wait until the end of the block. Gives what tells whether one does; a second SIGINT does not.
+    """SIGINT and SIGTERM wait until the end of the block. Yields a function that says whether one is waiting.
 
-    That is of someone impatient; service managers send SIGTERM to torchrun and to its processes, and it hands it on.
-    A signal to one process of a run stops all of them, at the same place if they ask at the same places.
+    A second SIGINT acts at once: somebody is impatient. A second SIGTERM does not: a service manager sends it to
+    torchrun and to its processes, and torchrun passes its own on. All processes of a run must call the function at the
+    same places: then a signal to one stops all of them at the same place.
     """
     waiting = 0  # the first signal, for all processes; 0 for none
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}

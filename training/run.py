@@ -69,7 +69,7 @@ def run(recipe: Recipe, options: Options) -> None:
     distributed.refuse_empty_shares(recipe.batch_size)
     check_network(recipe, start)
     check_recipe(recipe)
-    data = read(recipe, options)
+    data = load_data(recipe, options)
     images, validation = split_validation(data, recipe.validation)
     distributed.refuse_empty_shares(len(images))
     tell_of_few_validation_images(recipe, len(validation))
@@ -101,7 +101,7 @@ def run(recipe: Recipe, options: Options) -> None:
         resume_path(options.output).unlink(missing_ok=True)
 
 
-def read(recipe: Recipe, options: Options) -> Data:
+def load_data(recipe: Recipe, options: Options) -> Data:
     """The data, with a word on them. Raises TrainingError, also where their network could never be promoted."""
     with distributed.one_of_a_host_first():
         data = load(options.data, recipe.image_size)
@@ -126,7 +126,7 @@ def tell_of_few_validation_images(recipe: Recipe, count: int) -> None:
         missed = "no threshold" if count else "no temperature, and no threshold"
         say(
             f"--validation {recipe.validation:g} keeps back {count} images of classes this small: there will be "
-            f"{missed} for uncertain answers. Raise it, or add images"
+            f"{missed} for uncertain answers. Raise --validation, or add images"
         )
 
 
@@ -151,7 +151,7 @@ def train_and_tell(
 
     epochs = train(classifier, examples, recipe, options.seed, print_running_loss, on_epoch, saved, state)
     seconds = epochs[-1].seconds
-    say(f"Finished Training: {seconds:.1f} s, {recipe.epochs * len(examples.images) / seconds:.0f} images/s")
+    say(f"Finished Training: {seconds:.1f} s, {recipe.epochs * len(examples.train) / seconds:.0f} images/s")
     return epochs
 
 
@@ -216,7 +216,7 @@ def describe(
         **origin,
         command=command,
         data=data,
-        images=len(examples.images),
+        images=len(examples.train),
         validation_images=len(examples.validation),
         seconds=round(seconds, 1),
         hardware=describe_hardware(device),
@@ -228,5 +228,5 @@ def describe_hardware(device: torch.device) -> str:
     cpu = f"{cores()} {platform.machine()} cores ({torch.backends.cpu.get_cpu_capability()})"
     here = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu
     here += " and their GPU (MPS)" if device.type == "mps" else ""
-    processes, on_a_host = distributed.size(), distributed.local_size()
+    processes, on_a_host = distributed.world_size(), distributed.local_world_size()
     return here if processes == 1 else f"{processes} processes, {on_a_host} on each host: {here}"

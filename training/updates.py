@@ -20,7 +20,7 @@ from training.muon import Muon
 from training.recipe import Recipe
 
 _RISE = 0.2  # the part of the updates in which a triangle's learning rate rises
-_FIRST_SCALE = 1024.0  # of float16 gradients: torch's own 65536 overflows at first, which skips updates
+_INITIAL_LOSS_SCALE = 1024.0  # of float16 gradients: torch's own 65536 overflows at first, which skips updates
 
 Optimizer = TypeVar("Optimizer", bound=torch.optim.Optimizer)
 
@@ -40,7 +40,7 @@ class Updates:
         scaled = recipe.precision == "float16"  # its smallest numbers would be 0 unscaled
         for optimizer in self._optimizers:
             optimizer._opt_called = True  # type: ignore[attr-defined]  # LambdaLR warns where the first step is skipped
-        self._scaler = torch.amp.GradScaler(self._device.type, _FIRST_SCALE, enabled=scaled)
+        self._scaler = torch.amp.GradScaler(self._device.type, _INITIAL_LOSS_SCALE, enabled=scaled)
 
     @property
     def learning_rate(self) -> float:
@@ -66,7 +66,7 @@ class Updates:
                 schedule.step()
             self._scaler.update()
             losses.append(loss.detach())  # read below: reading it here would wait for the device at every step
-        read: list[float] = (distributed.all_reduce_sum(torch.stack(losses)) / distributed.size()).tolist()
+        read: list[float] = (distributed.all_reduce_sum(torch.stack(losses)) / distributed.world_size()).tolist()
         return read
 
     @property
@@ -106,25 +106,28 @@ def make_criterion(recipe: Recipe, labels: torch.Tensor) -> Callable[[torch.Tens
 
 
 def make_optimizers(net: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """The recipe's own; with muon, which is for what has two dimensions or more, after sgd for all else."""
+    """The recipe's optimizer; with muon two: sgd, then muon for the parameters of two dimensions or more."""
     rate, decay, factor = recipe.learning_rate, recipe.weight_decay, recipe.norm_bias_factor
     norms = [module for module in net.modules() if isinstance(module, nn.modules.batchnorm._NormBase)]
     biases = [norm.bias for norm in norms if norm.bias is not None]
-    has_muon = recipe.optimizer == "muon"
-    by_muon = [each for each in net.parameters() if has_muon and each.requires_grad and each.dim() > 1]
+    by_muon = []
+    if recipe.optimizer == "muon":
+        by_muon = [weight for weight in net.parameters() if weight.requires_grad and weight.dim() > 1]
     apart = {*biases, *by_muon}
-    # With SGD the same decay at an update for all, which is what learning rate and decay come to.
+    # SGD decays a weight by learning rate × weight decay: divided by the factor, these biases decay like all else.
     groups: list[dict[str, Any]] = [
         {"params": biases, "lr": rate * factor, "weight_decay": decay / factor},
         {"params": [parameter for parameter in net.parameters() if parameter not in apart]},
     ]
-    nesterov = recipe.nesterov and recipe.momentum > 0  # of nothing there is no such step
-    # By one kernel; with a scaler as torch chooses: that kernel leaves momentum unfilled in a step that is skipped.
+    nesterov = recipe.nesterov and recipe.momentum > 0  # torch refuses it without momentum
+    # One fused kernel; with a scaler torch's default, since the fused one leaves momentum unset in a step it skips.
     fused = True if recipe.precision != "float16" else None
     if recipe.optimizer == "adam":
         return [uncompiled(torch.optim.Adam)(groups, rate, weight_decay=decay, fused=fused)]
-    sgd = uncompiled(torch.optim.SGD)(groups, rate, recipe.momentum, 0, decay, nesterov, fused=fused)
-    return [sgd, uncompiled(Muon)(by_muon, recipe.muon_learning_rate, recipe.muon_weight_decay)] if by_muon else [sgd]
+    sgd = uncompiled(torch.optim.SGD)(groups, rate, recipe.momentum, weight_decay=decay, nesterov=nesterov, fused=fused)
+    if not by_muon:
+        return [sgd]
+    return [sgd, uncompiled(Muon)(by_muon, recipe.muon_learning_rate, recipe.muon_weight_decay)]
 
 
 def uncompiled(optimizer: type[Optimizer]) -> type[Optimizer]:
@@ -150,7 +153,8 @@ def compiled(classifier: Classifier, recipe: Recipe) -> nn.Module:
     """By torch.compile; where that fails here (it needs a C++ compiler, or Triton), the network as it is, saying so."""
     net: Any = torch.compile(classifier.net)
     size = classifier.card.input_size
-    before, batch_size = copy.deepcopy(classifier.net.state_dict()), math.ceil(recipe.batch_size / distributed.size())
+    batch_size = math.ceil(recipe.batch_size / distributed.world_size())
+    before = copy.deepcopy(classifier.net.state_dict())
     inputs = classifier.normalise(torch.zeros(batch_size, size, size, 3, dtype=torch.uint8).to(classifier.mean.device))
     try:
         forward_and_backward(net, inputs, recipe.precision)

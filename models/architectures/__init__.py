@@ -1,8 +1,8 @@
 """The registry of networks. A new architecture is one file in this folder with a `@register("name")` class.
 
-Each takes `num_classes` and maps float32 [N, 3, H, W] (normalised) to logits float32 [N, num_classes]. It may have
-`initialise`, called with some training images, inputs to it, for its first weights, and class attributes `mean` and
-`std`, where it wants others than the tutorial's.
+Each takes `num_classes` and maps float32 [N, 3, H, W] (normalised) to logits float32 [N, num_classes]. It may have a
+method `initialise(inputs)`, which sets its first weights and gets some normalised training images, and the class
+attributes `mean` and `std`, if its normalisation is not the tutorial's.
 """
 
 import importlib

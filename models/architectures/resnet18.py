@@ -1,4 +1,4 @@
-"""ResNet-18 of torchvision, with a stem for small pictures or with its own and the weights that ImageNet taught it."""
+"""torchvision's ResNet-18: with a stem for small pictures, or as it is, with weights pretrained on ImageNet."""
 
 from http.client import HTTPException
 
@@ -24,7 +24,7 @@ class _ResNet18(nn.Module):
 
 @register("resnet18")
 class ResNet18(_ResNet18):
-    """For pictures of about 32 pixels: the first convolution is 3×3 and nothing is skipped before the first block.
+    """For pictures of about 32 pixels: the first convolution is 3×3 with stride 1, and there is no max-pooling.
 
     He et al., Deep Residual Learning for Image Recognition, 2015, as later work fits it to CIFAR-10.
     """
@@ -37,12 +37,12 @@ class ResNet18(_ResNet18):
 
 @register("resnet18-imagenet")
 class ResNet18ImageNet(_ResNet18):
-    """For pictures of 64 pixels and more, normalised as those were that its first weights are of."""
+    """For pictures of 64 pixels and more, normalised as its pretrained weights need it."""
 
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
     def initialise(self, inputs: torch.Tensor) -> None:
-        """Takes the weights that ImageNet taught it, but for those of the classes. Raises OSError: no network."""
+        """Loads the weights pretrained on ImageNet, except the last layer's. Raises OSError: cannot be downloaded."""
         from torchvision.models import ResNet18_Weights
 
         try:

@@ -14,7 +14,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NoReturn
 
-from models.card import SHIPPED, find
+from models.card import SHIPPED, find_checkpoint
 
 _LABELS = 5  # the most frequent ones, which the last line counts
 
@@ -95,7 +95,7 @@ def _score(arguments: argparse.Namespace) -> str:
     from server.score.parts import Parts
     from server.score.workers import score_in_processes, score_on_ray
 
-    started, root, path = time.monotonic(), arguments.folder, find(arguments.checkpoint)
+    started, root, path = time.monotonic(), arguments.folder, find_checkpoint(arguments.checkpoint)
     images = sum(1 for _ in list_images(root))
     if not images:
         raise ScoreError(f"there are no images in {root}")

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import torch
 
 from models.card import ModelCard
-from models.checkpoint import make
+from models.checkpoint import build_classifier
 from models.pixels import ImageError, decode
 from server.forward import make_forward
 from server.score.images import Chunk, Part, ScoreError, describe, fingerprint
@@ -41,7 +41,8 @@ class Scorer:
         torch.set_num_threads(1)
         self._root, self._card = root, card
         self._schema = _SCHEMA.with_metadata(describe(checkpoint.stem, card))
-        self._forward = make_forward(make(checkpoint, weights, card), torch.device(device), "eager", threads=1)
+        classifier = build_classifier(checkpoint, weights, card)
+        self._forward = make_forward(classifier, torch.device(device), "eager", threads=1)
 
     def __call__(self, chunk: Chunk) -> Part:
         """Raises ScoreError where there is no folder: each image in it would be an error, and none the reason."""

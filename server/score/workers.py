@@ -9,7 +9,7 @@ from contextlib import ExitStack, suppress
 from multiprocessing.connection import Connection, wait
 from typing import Any, Literal
 
-from models.checkpoint import CheckpointError, make
+from models.checkpoint import CheckpointError, build_classifier
 from models.machine import cores
 from server.init import NO_PROCESS, begin_worker, fork_server
 from server.score.images import Chunk, Part, ScoreError
@@ -120,7 +120,7 @@ def score_on_ray(
         raise ScoreError("Ray is not installed: pip install '.[ray]' in the folder of this repository") from None
     from server.score.scorer import Scorer
 
-    make(*scorer[1:])  # what is wrong with a checkpoint is said better here than by an actor
+    build_classifier(*scorer[1:])  # what is wrong with a checkpoint is said better here than by an actor
     logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # else it tells how it goes on, and errors in full
     data: Any = ray.data
     data.DataContext.get_current().enable_progress_bars = False

@@ -34,8 +34,8 @@ def test_a_download_of_first_weights_that_is_cut_short_is_an_os_error(
 
 
 def test_the_stem_of_airbench_whitens_the_patches_of_the_images_it_starts_from() -> None:
-    draws = torch.Generator().manual_seed(0)
-    images = F.avg_pool2d(torch.randn(50, 3, 40, 40, generator=draws), 3, 1)  # neighbours that are alike
+    generator = torch.Generator().manual_seed(0)
+    images = F.avg_pool2d(torch.randn(50, 3, 40, 40, generator=generator), 3, 1)  # neighbours that are alike
     net = Airbench()
     with torch.no_grad():
         net.initialise(images)

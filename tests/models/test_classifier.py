@@ -9,7 +9,7 @@ from torchvision import transforms
 
 from models.architectures.net import Net
 from models.card import PRETRAINED, SHIPPED, ModelCard, Training
-from models.classifier import Classifier, further_views, has
+from models.classifier import Classifier, further_views, supports
 
 
 def test_probabilities_equal_the_tutorials_transform_and_network() -> None:
@@ -69,7 +69,7 @@ def test_an_image_of_one_pixel_has_views_too() -> None:
     assert list(further_views(1)) == [([0], [0])] * 5
 
 
-@pytest.mark.skipif(has("cpu", "float16"), reason="this CPU has float16")
+@pytest.mark.skipif(supports("cpu", "float16"), reason="this CPU has float16")
 def test_what_the_device_has_not_is_float32() -> None:
     torch.manual_seed(0)
     net = Net().eval()

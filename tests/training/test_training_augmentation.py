@@ -14,9 +14,9 @@ INDICES = torch.arange(50)
 
 
 def test_images_are_shifted_over_mirrored_edges_and_flipped() -> None:
-    draws = torch.Generator().manual_seed(2)
-    down, right = torch.randint(-2, 3, (2, 50), generator=draws)
-    flips = torch.rand(50, generator=draws) < 0.5
+    generator = torch.Generator().manual_seed(2)
+    down, right = torch.randint(-2, 3, (2, 50), generator=generator)
+    flips = torch.rand(50, generator=generator) < 0.5
     seen = shift_and_flip(PIXELS, down, right, flips)
     padded = F.pad(PIXELS.permute(0, 3, 1, 2).float(), (2, 2, 2, 2), mode="reflect").to(torch.uint8)
     for image, dy, dx, flip, result in zip(padded, down.tolist(), right.tolist(), flips, seen, strict=True):

@@ -33,7 +33,7 @@ def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
 
 def test_a_train_part_without_a_test_part_is_refused(draw_folder: Draw) -> None:
     root = draw_folder(splits=("train", "val"))
-    assert f"none called test: call the part to score on {root / 'test'}" in refusal(root)
+    assert f"none called test: put the test images into {root / 'test'}" in refusal(root)
 
 
 def test_a_class_name_that_no_card_can_hold_is_refused(draw_folder: Draw) -> None:

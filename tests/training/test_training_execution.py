@@ -42,7 +42,7 @@ def test_a_saved_run_is_executed_as_before_where_this_machine_can(
 
 
 def test_one_image_for_each_process_can_be_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.distributed.size", lambda: 2)
+    monkeypatch.setattr("training.distributed.world_size", lambda: 2)
     recipe = replace(FAST, image_size=16, batch_size=2, precision="float32")
     classifier = Classifier(build("airbench", 2), ModelCard(architecture="airbench", input_size=16))
     choose(classifier.train(), recipe)

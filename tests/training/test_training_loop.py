@@ -22,7 +22,7 @@ from training.evaluation import (
     wilson_interval,
 )
 from training.execution import Execution
-from training.loop import Examples, Run, train
+from training.loop import Examples, Trainer, train
 from training.recipe import TUTORIAL
 from training.updates import Updates
 
@@ -30,7 +30,7 @@ PIXELS = torch.randint(0, 256, (811, 32, 32, 3), dtype=torch.uint8, generator=to
 LABELS = torch.randint(0, 10, (811,), generator=torch.Generator().manual_seed(2))
 EVERY = torch.arange(811)
 EXAMPLES = Examples(PIXELS, LABELS, EVERY)
-FEW = EXAMPLES._replace(images=EVERY[:43])
+FEW = EXAMPLES._replace(train=EVERY[:43])
 
 
 @pytest.fixture(autouse=True)
@@ -111,7 +111,7 @@ def test_the_last_batch_is_as_large_as_the_others(
 
     monkeypatch.setattr(Updates, "__call__", look)
     labels = torch.arange(images)  # which tell the images apart
-    run = Run(
+    run = Trainer(
         fresh_classifier(),
         Examples(PIXELS[:images], labels, labels),
         replace(TUTORIAL, batch_size=256),
@@ -129,7 +129,7 @@ def test_the_accuracy_after_an_epoch_is_of_one_look_at_each_image() -> None:
     recipe = replace(TUTORIAL, epochs=1)
     (epoch,) = train(classifier, EXAMPLES._replace(validation=EVERY), recipe, 0, on_loss=lambda *_: None)
     with torch.no_grad():
-        once = accuracy(classifier.once(PIXELS), LABELS)
+        once = accuracy(classifier.one_view(PIXELS), LABELS)
         assert accuracy(classifier.logits(PIXELS), LABELS) != pytest.approx(once, abs=2 / 811)
     assert epoch.accuracy == pytest.approx(once, abs=1 / 811), "but for an image that other kernels round otherwise"
 
@@ -201,9 +201,9 @@ def test_confusion_counts_true_classes_in_rows() -> None:
 
 
 def test_the_temperature_makes_overconfident_logits_right() -> None:
-    draws = torch.Generator().manual_seed(0)
-    logits = torch.randn(20_000, 10, generator=draws)
-    labels = torch.multinomial(logits.softmax(dim=1), 1, generator=draws).flatten()
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(20_000, 10, generator=generator)
+    labels = torch.multinomial(logits.softmax(dim=1), 1, generator=generator).flatten()
     assert fit_temperature(logits * 3, labels) == pytest.approx(3, rel=0.05)
     assert fit_temperature(logits * 3, logits.argmax(dim=1)) == 0.5, "all right: not boundless confidence"
     assert calibration_error(logits * 3, labels) > 0.2
@@ -211,9 +211,9 @@ def test_the_temperature_makes_overconfident_logits_right() -> None:
 
 
 def test_few_images_hardly_change_a_temperature_that_was_right() -> None:
-    draws = torch.Generator().manual_seed(0)
-    logits = 3 * torch.randn(400, 10, generator=draws)
-    labels = torch.multinomial(logits.softmax(dim=1), 1, generator=draws).flatten()
+    generator = torch.Generator().manual_seed(0)
+    logits = 3 * torch.randn(400, 10, generator=generator)
+    labels = torch.multinomial(logits.softmax(dim=1), 1, generator=generator).flatten()
     fours = zip(torch.split(logits, 4), torch.split(labels, 4), strict=True)
     assert fmean(abs(math.log(fit_temperature(*four))) for four in fours) < 0.3
 

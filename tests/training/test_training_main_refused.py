@@ -119,7 +119,8 @@ def test_help_fits_a_screen_and_shows_the_defaults(capsys: pytest.CaptureFixture
     assert main(["--help"]) == 0
     shown = capsys.readouterr().out
     assert len(shown.splitlines()) <= 24
-    for default in ("tutorial", "cifar10", "cifar_net.pth", "0", "auto", "the recipe's"):
+    assert "tutorial (the default)" in shown
+    for default in ("cifar10", "cifar_net.pth", "0", "auto", "the recipe's"):
         assert f"(default: {default})" in " ".join(shown.split())
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from models.architectures import _ARCHITECTURES, build
 from models.card import SHIPPED, TUTORIAL_NET, ModelCard
 from models.checkpoint import load, save
-from models.classifier import has
+from models.classifier import supports
 from tests.networks import Centred
 from training.__main__ import main
 from training.errors import TrainingError
@@ -21,7 +21,7 @@ from training.run import out_of_memory_told
 
 Draw = Callable[..., Path]
 TOO_LONG = (
-    "a step of adam is as long as its learning rate, and 22.4 is far too long: "
+    "adam's learning rate would be 22.4 (--learning-rate times --norm-bias-factor), far too high: "
     "add --learning-rate 0.001 --norm-bias-factor 1, or something near it"
 )
 ONE_CARD = "--output cifar_net.pth would have the same model card, cifar_net.json: give --output another name"
@@ -185,7 +185,7 @@ def test_a_batch_of_one_image_that_cannot_be_normalised_is_one_sentence(
     assert said.err.endswith(": choose another --batch-size, or a larger --image-size\n")
 
 
-@pytest.mark.skipif(has("cpu", "float16"), reason="this CPU has float16")
+@pytest.mark.skipif(supports("cpu", "float16"), reason="this CPU has float16")
 def test_a_precision_that_the_device_has_not_is_not_imitated(
     draw_folder: Draw, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -66,7 +66,7 @@ def test_list_shows_every_recipe_and_the_fields_of_one_as_changed(capsys: pytest
     shown = capsys.readouterr().out
     assert all(f"  {name} " in shown for name in RECIPES)
     assert "74.8 ± 0.2 % (n = 5), 148 s\n" in shown
-    assert re.search(r"--translate +3 +images are shifted", shown)
+    assert re.search(r"--translate +3 +largest random shift", shown)
     assert set(re.findall(r"^  --([a-z-]+)", shown, re.MULTILINE)) == {name.replace("_", "-") for name in FIELDS}
 
 

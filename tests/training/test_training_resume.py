@@ -22,7 +22,7 @@ from training.__main__ import main
 from training.errors import TrainingError
 from training.execution import Execution
 from training.history import Epoch
-from training.loop import Examples, Run
+from training.loop import Examples, Trainer
 from training.recipe import TUTORIAL
 
 RUN = ["net-best", "--precision", "float32", "--data", "shapes", "--epochs", "12", "--batch-size", "8"]
@@ -125,7 +125,7 @@ def test_a_disk_that_is_full_ends_the_run_and_leaves_what_was_saved_before(capsy
 def test_a_run_goes_on_where_its_precision_is_another(monkeypatch: pytest.MonkeyPatch) -> None:
     run = ["tutorial", "--data", "shapes", "--precision", "float16", "--no-report", "--output", "half.pth"]
     for there, epochs in ((False, 1), (True, 2), (False, 3)):
-        monkeypatch.setattr("training.preparation.has", lambda *_, there=there: there)
+        monkeypatch.setattr("training.preparation.supports", lambda *_, there=there: there)
         stop_after(epochs, monkeypatch)
         assert main([*run, "--epochs", "3", "--resume"]) == (0 if epochs == 3 else 130)
     assert load(Path("half.pth")).card.precision == "float32"
@@ -142,14 +142,14 @@ def stop_after(epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_in_the_middle_of_an_epoch_it_goes_on_with_what_a_network_draws_itself_too(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def begin() -> Run:
+    def begin() -> Trainer:
         torch.manual_seed(0)
         net = nn.Sequential(nn.Flatten(), nn.Linear(3072, 8), nn.Dropout(), nn.Linear(8, 10))
         examples = Examples(pixels, torch.arange(64) % 10, torch.arange(64))
         execution = Execution(threads=1, onednn=True, channels_last=False)
-        return Run(Classifier(net, ModelCard()).train(), examples, TUTORIAL, 0, execution)
+        return Trainer(Classifier(net, ModelCard()).train(), examples, TUTORIAL, 0, execution)
 
-    def to_its_end(windows: Iterator[list[float]], run: Run) -> tuple[Epoch, ...]:
+    def to_its_end(windows: Iterator[list[float]], run: Trainer) -> tuple[Epoch, ...]:
         list(windows)
         return tuple(epoch._replace(seconds=0) for epoch in run.history)
 
@@ -166,7 +166,7 @@ def test_in_the_middle_of_an_epoch_it_goes_on_with_what_a_network_draws_itself_t
     resumed.restore(state)
     assert to_its_end(resumed.rest_of_epoch(lambda *_: None), resumed) == both
     for part in ("net", "updates", "order", "place", "history"):
-        with pytest.raises(TrainingError, match="another version of the network, or of this program: train anew"):
+        with pytest.raises(TrainingError, match="another version of the network or of this program: train anew"):
             begin().restore(state | {part: {"": ""}})
 
 

@@ -10,7 +10,7 @@ import torch
 
 from models.architectures import build
 from models.card import ModelCard
-from models.classifier import Classifier, has
+from models.classifier import Classifier, supports
 from training.muon import Muon, orthogonal
 from training.recipe import FAST, NET_BEST, STRONG, TUTORIAL, Recipe
 from training.updates import Updates, compiled, learning_rate_factor, make_criterion, make_optimizers
@@ -92,11 +92,11 @@ def test_muon_is_for_the_weights_of_layers_and_sgd_for_all_else() -> None:
 
 @pytest.mark.parametrize("shape", [(8, 40), (40, 8)])
 def test_muon_makes_torchs_own_steps_but_for_their_rounding(shape: tuple[int, int]) -> None:
-    draws = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
     ours, theirs = (torch.nn.Parameter(torch.ones(shape)) for _ in range(2))
     optimizers = Muon([ours], 0.1, 0.2), torch.optim.Muon([theirs], 0.1, 0.2)
     for _ in range(5):
-        ours.grad = theirs.grad = torch.randn(shape, generator=draws)
+        ours.grad = theirs.grad = torch.randn(shape, generator=generator)
         for optimizer in optimizers:
             optimizer.step()
     assert (ours - theirs).norm() < 0.01 * (theirs - 1).norm(), "torch computes in bfloat16"
@@ -124,7 +124,7 @@ def test_updates_go_on_from_their_state_as_if_they_had_not_stopped(recipe: Recip
         assert torch.equal(mine, theirs)
 
 
-@pytest.mark.skipif(not has("cpu", "bfloat16"), reason="this CPU has no bfloat16")
+@pytest.mark.skipif(not supports("cpu", "bfloat16"), reason="this CPU has no bfloat16")
 def test_bfloat16_makes_nearly_the_same_updates_and_leaves_float32_weights() -> None:
     losses = {}
     for precision in ("float32", "bfloat16"):
