@@ -132,11 +132,11 @@ def refuse_leaks(names: Sequence[str], digests: Sequence[str], in_test: Sequence
 
 
 def hold_out(class_names: Sequence[str], digests: Sequence[str], fraction: float, at_least: int = 0) -> list[bool]:
-    """Which images are held out: of each class so large a fraction of those that differ, the smallest by SHA-256.
+    """Whether each image is held out: of the distinct images of each class that `fraction`, the smallest by SHA-256.
 
-    That is as good as a draw, yet the same for every seed, machine and file name: no run trains on what another run
-    tests with, or chooses by what another was trained on, but for a few images where the folder has grown since.
-    Copies of a file stay together, whatever their classes.
+    That is as good as a random draw, yet the same for every seed, machine and file name: no run trains on what another
+    run tests with, except for a few images where the folder has grown since. Copies of a file stay together, whatever
+    their classes.
     Raises TrainingError where a class would have none left to train on.
     """
     digests_of = defaultdict(set)
@@ -150,8 +150,8 @@ def hold_out(class_names: Sequence[str], digests: Sequence[str], fraction: float
     if too_few := sorted(name for name, distinct in digests_of.items() if distinct <= held_out):
         or_less = "" if at_least else ", or lower --validation"  # how many are for testing is not the user's choice
         raise TrainingError(
-            f"holding out {fraction:.0%} of each class leaves no training images in classes with too few distinct images: "
-            f"add some to {', '.join(too_few)}{or_less}"
+            f"holding out {fraction:.0%} of each class leaves no training images in classes with too few distinct "
+            f"images: add some to {', '.join(too_few)}{or_less}"
         )
     return [digest in held_out for digest in digests]
 
