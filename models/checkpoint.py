@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import time
 import zipfile
 from contextlib import suppress
@@ -210,6 +211,8 @@ def write_atomically(contents: dict[Path, bytes]) -> None:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
+            with suppress(FileNotFoundError):  # a new file has the mode that the umask gives it
+                shutil.copymode(path, temporaries[path])
         for path, written in temporaries.items():
             written.replace(path)
     except BaseException:

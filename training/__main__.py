@@ -79,9 +79,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _say(141, "stopped: the program that read its output has ended")
         return _say(1, f"{error.filename or 'its output'}: {error.strerror}")
     except _Terminated:
-        return _say(143, f"terminated; {_what_is_left(options.output)}")
+        return _say(143, f"terminated; {_what_is_left(options)}")
     except KeyboardInterrupt:
-        return _say(130, f"stopped; {_what_is_left(options.output)}")
+        return _say(130, f"stopped; {_what_is_left(options)}")
 
 
 def _do(recipe: Recipe, options: Options) -> int:
@@ -115,9 +115,11 @@ def _by_torchrun() -> bool:
     return "TORCHELASTIC_RUN_ID" in os.environ
 
 
-def _what_is_left(output: Path) -> str:
-    to_resume = "the same command with --resume goes on"
-    return to_resume if resume_path(output).exists() else f"{output} was not written"
+def _what_is_left(options: Options) -> str:
+    ours = options.began or options.resume  # not an earlier command's, which this one did not come to put aside
+    if ours and resume_path(options.output).exists():
+        return "the same command with --resume goes on"
+    return f"{options.output} was not written"
 
 
 class _Terminated(KeyboardInterrupt):
@@ -170,6 +172,7 @@ def _parser() -> argparse.ArgumentParser:
     recipe.completer = lambda **_: list(RECIPES)  # argcomplete's
     add(
         "--data",
+        type=_data,
         default="cifar10",
         metavar="cifar10|DIR",
         help="cifar10, downloaded into ./data, or a folder of images: DIR/{train,test}/<class>/*, "
@@ -200,8 +203,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _output(text: str) -> Path:
     path = Path(text)
-    if os.path.isdir(path):
+    if os.path.isdir(path) or text.endswith("/"):
         raise argparse.ArgumentTypeError(f"{path} is a folder; name a file, such as {path / 'cifar_net.pth'}")
+    if "://" in text or (os.path.exists(path) and not os.path.isfile(path)):  # /dev/null would be replaced, for all
+        raise argparse.ArgumentTypeError(f"{text} is not a file of this machine; name one, such as cifar_net.pth")
     others = {".json": "the model card", ".resume": "the state of a stopped run", ".run": "the report"}
     if other := others.get(path.suffix):
         raise argparse.ArgumentTypeError(f"{path} is where {other} would go; name it {path.with_suffix('.pth')}")
@@ -209,6 +214,12 @@ def _output(text: str) -> Path:
     if path.suffix not in ("", ".pth", ".pt"):
         raise argparse.ArgumentTypeError(f"{path} does not end in .pth; name it {path}.pth")
     return path
+
+
+def _data(text: str) -> str:
+    if not text:  # an unset variable in a script: Path would make it the working directory
+        raise argparse.ArgumentTypeError("it is empty; name a folder of images, or leave it out for cifar10")
+    return text
 
 
 def _whole_number(text: str) -> int:

@@ -30,7 +30,7 @@ def cached(root: Path, names: Sequence[str], size: int, fill: Callable[[Records]
     Raises TrainingError where that is too small as well.
     """
     record = np.dtype([("pixels", np.uint8, (size, size, 3)), ("digest", "V32")])
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "cifar-service")
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or _home() / ".cache", "cifar-service")
     place = hashlib.sha256(f"{root.resolve()} {size}".encode(errors="surrogateescape")).hexdigest()[:16]
     path = folder / f"{place}-{_fingerprint(root, names)}.npy"
     with suppress(OSError, ValueError, EOFError):  # it is not there, or damaged
@@ -64,6 +64,13 @@ def cached(root: Path, names: Sequence[str], size: int, fill: Callable[[Records]
                 other.unlink(missing_ok=True)
     records.flags.writeable = False
     return records
+
+
+def _home() -> Path:
+    try:
+        return Path.home()
+    except RuntimeError:  # of a user whom the system does not know, as in containers
+        return Path(os.devnull)  # below which nothing can be kept
 
 
 def _fingerprint(root: Path, names: Sequence[str]) -> str:

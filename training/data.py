@@ -5,7 +5,6 @@ Test images are never trained on: a folder where the same file contents stand in
 
 import hashlib
 import os
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from http.client import HTTPException
@@ -88,7 +87,7 @@ def load_folder(root: Path, size: int) -> Data:
         fingerprint=hashlib.sha256(listing.encode(errors="surrogateescape")).hexdigest(),
         test_files=tuple(name for name, tested in zip(names, in_test, strict=True) if tested),
         split_here=not has_test,
-        remarks=tuple(_remarks(root, left_aside, names, class_names, digests, in_test)),
+        remarks=tuple(_remarks(root, left_aside, names, class_names, digests)),
     )
 
 
@@ -98,7 +97,6 @@ def _remarks(
     names: Sequence[str],
     class_names: Sequence[str],
     digests: Sequence[str],
-    in_test: Sequence[bool],
 ) -> Iterator[str]:
     if left_aside:
         yield f"Files and folders of {root} that are not read: {len(left_aside)} ({first_few(3, left_aside)})"
@@ -110,18 +108,6 @@ def _remarks(
     ]
     if other:
         yield f"Pictures that are in more than one class: {len(other)} ({first_few(3, other)})"
-    images_of = Counter(name for name, tested in zip(class_names, in_test, strict=True) if not tested)
-    (most, largest), *_, (least, smallest) = images_of.most_common()
-    if imbalanced([largest, smallest]):
-        yield (
-            f"The classes are imbalanced, {largest} training images of {most} and {smallest} of {least}: "
-            "with --weighted-loss yes each class counts alike"
-        )
-
-
-def imbalanced(images_of_classes: Sequence[int]) -> bool:
-    """Whether the largest class has at least twice the images of the smallest: from there on it is worth a word."""
-    return max(images_of_classes) >= 2 * min(images_of_classes)
 
 
 def load_cifar10(root: Path) -> Data:

@@ -9,6 +9,7 @@ from models.card import CONFIDENCE_BOUNDS, ModelCard, Scores
 from models.classifier import Classifier
 from training import distributed
 from training.errors import TrainingError
+from training.updates import uncompiled
 
 _BATCH = 1000  # images of 32×32 a forward pass: past the point where more is faster, and 12 MB of floats
 CALIBRATION_BINS = 15
@@ -84,7 +85,7 @@ def fit_temperature(logits: torch.Tensor, labels: torch.Tensor) -> float:
     Guo et al., On Calibration of Modern Neural Networks, ICML 2017; here with a normal prior of the logarithm.
     """
     log_temperature = torch.zeros(1, requires_grad=True)
-    optimizer = torch.optim.LBFGS([log_temperature], max_iter=50, line_search_fn="strong_wolfe")
+    optimizer = uncompiled(torch.optim.LBFGS)([log_temperature], max_iter=50, line_search_fn="strong_wolfe")
 
     def loss() -> torch.Tensor:
         optimizer.zero_grad()

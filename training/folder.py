@@ -16,6 +16,7 @@ import torch
 from models.pixels import SUFFIXES
 from training.cache import Records, cached
 from training.errors import TrainingError
+from training.options import REPORT_SUFFIX
 from training.progress import progress_bar
 from training.reading import read_on_all_cores
 
@@ -54,7 +55,7 @@ def _list_classes(root: Path, part: str, left_aside: list[str]) -> dict[str, lis
     """The images in each folder of `root/part`; what else is there is added to `left_aside`."""
     classes: dict[str, list[str]] = {}
     for class_name in _visible(root / part):
-        if not (root / part / class_name).is_dir():
+        if not (root / part / class_name).is_dir() or class_name.endswith(REPORT_SUFFIX):
             left_aside.append(part + class_name)
             continue
         classes[class_name] = []
@@ -70,6 +71,10 @@ def _visible(folder: Path) -> list[str]:
 
 def _check_classes(folder: Path, classes: dict[str, list[str]]) -> None:
     if not any(classes.values()):
+        if "cifar-10-batches-py" in classes:
+            raise TrainingError(
+                f"{folder} has CIFAR-10 as torchvision keeps it, not as images: leave --data out, to use ./data"
+            )
         if "train" in classes:
             raise TrainingError(
                 f"{folder} has a folder train but none called test: put the test images into {folder / 'test'}, "
@@ -107,7 +112,7 @@ def read_images(root: Path, names: Sequence[str], size: int) -> tuple[torch.Tens
                 advance(len(pixels), "")
         if broken:
             raise TrainingError(
-                f"{len(broken)} of the {len(names)} images in {root} cannot be read: {first_few(5, sorted(broken))}. "
+                f"{len(broken)} of the {len(names)} images in {root} cannot be read: {first_few(20, sorted(broken))}. "
                 "Remove or repair them"
             )
 

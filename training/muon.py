@@ -44,7 +44,7 @@ def orthogonal(matrix: torch.Tensor) -> torch.Tensor:
         return orthogonal(matrix.T).T
     matrix = matrix / (matrix.norm() + 1e-7)
     gram = matrix @ matrix.T
-    identity = product = torch.eye(len(matrix), device=matrix.device)
+    identity = product = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
     # Each step makes X of (A + B X Xᵀ + C (X Xᵀ)²) X. Those factors are small; X, which is not, is multiplied once.
     for _ in range(_STEPS):
         factor = _A * identity + _B * gram + _C * gram @ gram

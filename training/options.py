@@ -4,6 +4,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+REPORT_SUFFIX = ".run"
+
 
 class Options(argparse.Namespace):
     """The command line, as `__main__` parses it. The recipe's fields are there too, unchecked: as text, or None."""
@@ -22,6 +24,8 @@ class Options(argparse.Namespace):
     promote: Path | None  # where the checkpoint is written as well
     if_better: bool  # promote only a checkpoint that scores higher than the one there
 
+    began: bool = False  # whether training has begun, so that a stopped run of this very command can be resumed
+
 
 def held_out_path(output: Path) -> Path:
     return output.with_suffix(".held-out.txt")
@@ -32,4 +36,4 @@ def resume_path(output: Path) -> Path:
 
 
 def report_folder(output: Path) -> Path:
-    return output.with_suffix(".run")
+    return output.with_suffix(REPORT_SUFFIX)

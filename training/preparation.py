@@ -6,18 +6,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import nn
+from torch.nn.parameter import is_lazy
 
-from models.architectures import UnknownArchitecture, build
+from models.architectures import ArchitectureError, build
 from models.card import ModelCard, find_checkpoint
 from models.checkpoint import CheckpointError, card_path, load
 from models.classifier import Classifier, supports
 from training import distributed
 from training.data import Data
 from training.distributed import say
-from training.errors import TrainingError, first_line
+from training.errors import TrainingError, first_line, is_out_of_memory
+from training.folder import first_few
 from training.options import Options, held_out_path, resume_path
 from training.recipe import Recipe
+from training.updates import make_optimizers
 
 _INITIALISE_BY = 5000  # training images of 32×32 at most
 _ADAMS_HIGHEST_RATE = 0.1  # a hundred times torch's own
@@ -70,29 +74,64 @@ def in_precision_of(device: torch.device, recipe: Recipe) -> Recipe:
     return replace(recipe, precision="float32")
 
 
-@torch.no_grad()
 def check_network(recipe: Recipe, start: Classifier | None) -> None:
-    """Raises TrainingError now rather than after the reading: by a blank batch, as it is trained."""
-    size, count = recipe.image_size, min(2, recipe.batch_size)
-    card = ModelCard(architecture=recipe.architecture, input_size=size)
+    """Raises TrainingError now rather than after the reading: by an update and an answer for blank images."""
+    name, size, count = recipe.architecture, recipe.image_size, min(2, recipe.batch_size)
+    inputs = torch.zeros(count, 3, size, size)
     try:
-        net = build(card.architecture, num_classes=2, **(start.card.arguments if start else {})).train()
-        answer = Classifier(net, card).logits(torch.zeros(count, size, size, 3, dtype=torch.uint8))
-    except UnknownArchitecture as error:
+        net = build(name, num_classes=2, **(start.card.arguments if start else {})).train()
+        outputs = net(inputs)
+        _check_outputs(name, outputs, count)
+        _try_update(net, outputs, recipe)
+        with torch.no_grad():
+            outputs = net.eval()(inputs)
+        _check_outputs(name, outputs, count)
+        if (outputs >= 0).all() and torch.allclose(outputs.sum(dim=1), torch.ones(count)):
+            say(f"The answers of {name} add up to 1: leave softmax out of it, since the loss and the service apply it")
+        if odd := [key for key, value in net.state_dict().items() if not isinstance(value, torch.Tensor)]:
+            raise TrainingError(f"{name} has {odd[0]} in its state_dict, which is no tensor: no checkpoint can hold it")
+    except ArchitectureError as error:
         raise TrainingError(str(error)) from None
-    except RuntimeError as error:
-        raise TrainingError(
-            f"{card.architecture} cannot take images of {size} pixels a side ({first_line(error)}): "
-            "choose another --image-size, or another --architecture"
-        ) from None
+    except TrainingError:
+        raise
     except Exception as error:  # of a network that a user wrote
+        if is_out_of_memory(error):
+            raise
         if "Expected more than 1" in str(error):  # BatchNorm's, of one image whose map has shrunk to one pixel
             raise TrainingError(f"{error}: choose another --batch-size, or a larger --image-size") from None
-        raise TrainingError(f"{card.architecture} fails: {type(error).__name__}: {error}") from None
-    if answer.shape != (count, 2):
+        if isinstance(error, RuntimeError):
+            raise TrainingError(
+                f"{name} cannot take images of {size} pixels a side ({first_line(error)}): "
+                "choose another --image-size, or another --architecture"
+            ) from None
+        raise TrainingError(f"{name} fails: {type(error).__name__}: {error}") from None
+
+
+def _check_outputs(name: str, outputs: object, count: int) -> None:
+    if not isinstance(outputs, torch.Tensor):
+        raise TrainingError(f"{name} answers with a {type(outputs).__name__}: it must return the logits alone")
+    if outputs.shape != (count, 2):
         raise TrainingError(
-            f"{card.architecture} answers {count} images with an array of {tuple(answer.shape)}, where num_classes=2 "
+            f"{name} answers {count} images with an array of {tuple(outputs.shape)}, where num_classes=2 "
             f"asks for ({count}, 2): give its last layer num_classes outputs"
+        )
+
+
+def _try_update(net: nn.Module, outputs: torch.Tensor, recipe: Recipe) -> None:
+    try:
+        outputs.float().logsumexp(dim=1).mean().backward()  # type: ignore[no-untyped-call]
+        for optimizer in make_optimizers(net, recipe):
+            optimizer.step()
+    except RuntimeError as error:
+        raise TrainingError(
+            f"{recipe.architecture} cannot be trained by {recipe.optimizer} ({first_line(error)}): "
+            "its weights must be of floating point, not all frozen, and its answers must depend on them"
+        ) from None
+    unused = [name for name, weight in net.named_parameters() if weight.requires_grad and weight.grad is None]
+    if unused and distributed.world_size() > 1:
+        raise TrainingError(
+            f"{first_few(3, unused)} of {recipe.architecture} has no part in its answers, which several processes "
+            "cannot train: remove it, or freeze it by requires_grad_(False)"
         )
 
 
@@ -145,16 +184,22 @@ def make_classifier(
     arguments = start.card.arguments if start else {}
     torch.manual_seed(seed)
     net = build(recipe.architecture, num_classes=len(data.classes), **arguments)
-    card = ModelCard(
-        architecture=recipe.architecture,
-        arguments=arguments,
-        classes=data.classes,
-        input_size=recipe.image_size,
-        tta_below=recipe.tta_below,
-        precision=recipe.precision,
-        **_normalisation(net, start),
-    )
+    try:
+        card = ModelCard(
+            architecture=recipe.architecture,
+            arguments=arguments,
+            classes=data.classes,
+            input_size=recipe.image_size,
+            tta_below=recipe.tta_below,
+            precision=recipe.precision,
+            **_normalisation(net, start),
+        )
+    except ValidationError as error:
+        raise TrainingError(f"{recipe.architecture} has a mean or std that no card can hold: {error}") from None
     classifier = Classifier(net, card)
+    if any(map(is_lazy, net.parameters())):  # such as of nn.LazyLinear, whose inputs are counted when it sees some
+        with torch.no_grad():
+            classifier.eval().one_view(data.pixels[:1])
     if start:
         own, state = net.state_dict(), start.net.state_dict()
         # Of another number of classes, the last layer does not fit and begins anew.
@@ -182,3 +227,6 @@ def _initialise(classifier: Classifier, data: Data, images: torch.Tensor) -> Non
         raise TrainingError(
             f"the weights to start from could not be downloaded ({error}): try again, or choose another architecture"
         ) from None
+    except Exception as error:  # of a network that a user wrote
+        name = classifier.card.architecture
+        raise TrainingError(f"{name}.initialise fails: {type(error).__name__}: {error}") from None

@@ -31,7 +31,10 @@ def promote(path: Path, classifier: Classifier, card: ModelCard, data: Data, if_
             with signals_put_off():
                 save(path, classifier.net, card)
     except OSError as error:
-        raise TrainingError(f"{path} cannot be written: {error.strerror}. The run's own --output was written") from None
+        raise TrainingError(
+            f"{path} cannot be written: {error.strerror}. The run's own --output was written: when {path} can be, the "
+            "same command with --resume promotes it"
+        ) from None
     return f"Promoted to {path}"
 
 

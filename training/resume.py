@@ -3,6 +3,7 @@
 import io
 import os
 import signal
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,41 +32,47 @@ class SavedRun:
         restarts = distributed.all_reduce_max(int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)))  # not on every host
         asked, state = asked or restarts > 0, None
         if distributed.rank() == 0 and self.path.exists():
-            if asked:
-                state = self.load()
-            else:
-                self._put_aside()
+            state = self.load() if asked else None
+            if not state:
+                self._put_aside("is of other or changed pictures" if asked else "held a stopped run")
         elif asked:
             distributed.say(f"There is no {self.path} to go on from: this run begins anew")
         return distributed.broadcast_from_first(state)
 
-    def _put_aside(self) -> None:
-        """Whoever forgot `--resume` loses nothing."""
+    def _put_aside(self, why: str) -> None:
+        """Whoever forgot `--resume`, or took other pictures by mistake, loses nothing."""
         aside = Path(f"{self.path}.old")
+        while aside.exists():
+            aside = Path(f"{aside}.old")
         self.path.replace(aside)
         distributed.say(
-            f"{self.path} held a stopped run, and is now {aside}. To go on with that one, stop this one, move it back, "
-            "and add --resume"
+            f"{self.path} {why}, and is now {aside}: this run begins anew. To go on with that one, stop this one, move "
+            "it back, and use --resume with its pictures"
         )
 
-    def load(self) -> dict[str, Any]:
-        """What was saved. Raises TrainingError where it is damaged, or another run's."""
+    def load(self) -> dict[str, Any] | None:
+        """What was saved; None if the pictures are others now, as for a job that is tried again while more come in.
+
+        Raises TrainingError where it is damaged, or of another command.
+        """
         try:
+            with zipfile.ZipFile(self.path) as archive:
+                if archive.testzip():  # torch does not look at the checksums
+                    raise ValueError
             saved = torch.load(self.path, map_location="cpu", weights_only=True)
             identity: dict[str, Any] = saved["identity"]
             state: dict[str, Any] = saved["state"]
         except OSError as error:
             raise TrainingError(f"{self.path} cannot be read: {error.strerror}") from None
-        except Exception:  # torch answers damage with EOFError, KeyError, RuntimeError, UnpicklingError, ...
+        except Exception:  # of damage torch and zipfile raise EOFError, KeyError, RuntimeError, BadZipFile, ...
             raise TrainingError(f"{self.path} is damaged: train anew without --resume") from None
-        for name, value in self._identity.items():
-            before = identity.get(name)
-            if before == value:
-                continue
-            if name == "data_fingerprint":
-                raise TrainingError(f"{self.path} is of a run on other or changed pictures: train without --resume")
+        others = [name for name, value in self._identity.items() if identity.get(name) != value]
+        if others == ["data_fingerprint"]:
+            return None
+        if others:
+            name = others[0]
             raise TrainingError(
-                f"{self.path} is of a run whose {name} was {before!r}, not {value!r}: "
+                f"{self.path} is of a run whose {name} was {identity.get(name)!r}, not {self._identity[name]!r}: "
                 "repeat its command with --resume, or train anew without"
             )
         return state

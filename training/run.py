@@ -1,7 +1,6 @@
 """One training run from the data to the checkpoint: read, train, score, save, report."""
 
 import platform
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -14,9 +13,9 @@ from models.card import Scores, Training
 from models.classifier import Classifier
 from models.machine import cores
 from training import distributed
-from training.data import Data, imbalanced, load, split_validation
+from training.data import Data, load, split_validation
 from training.distributed import say
-from training.errors import TrainingError
+from training.errors import TrainingError, is_out_of_memory
 from training.evaluation import (
     FEWEST_FOR_THRESHOLD,
     accuracy,
@@ -51,8 +50,8 @@ if TYPE_CHECKING:
 def out_of_memory_told() -> Iterator[None]:
     try:
         yield
-    except (MemoryError, RuntimeError) as error:  # torch has a class of its own for CUDA alone
-        if isinstance(error, RuntimeError) and not re.search("out of memory|can't allocate memory", str(error)):
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
             raise
         raise TrainingError("there is too little memory: choose a smaller --batch-size or --image-size") from None
 
@@ -73,6 +72,7 @@ def run(recipe: Recipe, options: Options) -> None:
     images, validation = split_validation(data, recipe.validation)
     distributed.refuse_empty_shares(len(images))
     tell_of_few_validation_images(recipe, len(validation))
+    tell_of_imbalance(recipe, data, images)
     tell_of_known_images(start, data, validation)
     examples = Examples(data.pixels, data.labels, images, validation)
     classifier = make_classifier(recipe, data, images, options.seed, start).to(device)
@@ -130,6 +130,21 @@ def tell_of_few_validation_images(recipe: Recipe, count: int) -> None:
         )
 
 
+def tell_of_imbalance(recipe: Recipe, data: Data, images: torch.Tensor) -> None:
+    counts = torch.bincount(data.labels[images]).tolist()
+    if imbalanced(counts) and not recipe.weighted_loss:
+        (smallest, least), *_, (largest, most) = sorted(zip(counts, data.classes, strict=True))
+        say(
+            f"The classes are imbalanced, {largest} images to train on of {most} and {smallest} of {least}: "
+            "with --weighted-loss yes each class counts alike"
+        )
+
+
+def imbalanced(images_of_classes: Sequence[int]) -> bool:
+    """Whether the largest class has at least twice the images of the smallest: from there on it is worth a word."""
+    return max(images_of_classes) >= 2 * min(images_of_classes)
+
+
 def train_and_tell(
     classifier: Classifier,
     examples: Examples,
@@ -149,6 +164,7 @@ def train_and_tell(
         if report:
             report.add(epoch)
 
+    options.began = True
     epochs = train(classifier, examples, recipe, options.seed, print_running_loss, on_epoch, saved, state)
     seconds = epochs[-1].seconds
     say(f"Finished Training: {seconds:.1f} s, {recipe.epochs * len(examples.train) / seconds:.0f} images/s")

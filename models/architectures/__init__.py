@@ -13,17 +13,20 @@ from typing import TypeVar
 from torch import nn
 
 _ARCHITECTURES: dict[str, type[nn.Module]] = {}
+_BROKEN: list[str] = []  # a sentence on each file that cannot be imported
 Architecture = TypeVar("Architecture", bound=type[nn.Module])
 
 
-class UnknownArchitecture(ValueError):
-    """No network has this name; the message lists those that there are."""
+class ArchitectureError(ValueError):
+    """A network cannot be built: none has its name, or a file in this folder is broken."""
 
 
 def register(name: str) -> Callable[[Architecture], Architecture]:
     """Class decorator: the network can be built, and named in a model card, as `name`."""
 
     def add(architecture: Architecture) -> Architecture:
+        if name in _ARCHITECTURES:  # a copy of a file whose name was not changed
+            raise ValueError(f"{_ARCHITECTURES[name].__module__} registers {name!r} already: choose another name")
         _ARCHITECTURES[name] = architecture
         return architecture
 
@@ -31,11 +34,16 @@ def register(name: str) -> Callable[[Architecture], Architecture]:
 
 
 def build(name: str, num_classes: int, **arguments: object) -> nn.Module:
-    """The network `name`, with fresh weights. Raises UnknownArchitecture, or what the network itself raises."""
+    """The network `name`, with fresh weights. Raises ArchitectureError, or what the network itself raises."""
+    if _BROKEN:
+        raise ArchitectureError("; ".join(_BROKEN))
     if name not in _ARCHITECTURES:
-        raise UnknownArchitecture(f"no architecture is called {name!r}; there are: {', '.join(sorted(_ARCHITECTURES))}")
+        raise ArchitectureError(f"no architecture is called {name!r}; there are: {', '.join(sorted(_ARCHITECTURES))}")
     return _ARCHITECTURES[name](num_classes=num_classes, **arguments)
 
 
 for _module in pkgutil.iter_modules(__path__):
-    importlib.import_module(f"{__name__}.{_module.name}")
+    try:
+        importlib.import_module(f"{__name__}.{_module.name}")
+    except Exception as _error:  # of a file that a user wrote; raised here, a second import would find half of us
+        _BROKEN.append(f"models/architectures/{_module.name}.py cannot be imported: {type(_error).__name__}: {_error}")

@@ -1,5 +1,8 @@
 """Networks take the sizes that they say, and start from what they are said to start from."""
 
+import shutil
+import subprocess
+import sys
 from http.client import IncompleteRead
 from pathlib import Path
 
@@ -7,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import models
 from models.architectures import build
 from models.architectures.airbench import Airbench
 
@@ -18,6 +22,14 @@ def test_a_network_answers_pictures_of_the_sizes_it_takes(name: str, sides: tupl
     net = build(name, num_classes=3).eval()
     for side in sides:
         assert net(torch.zeros(2, 3, side, side)).shape == (2, 3)
+
+
+def test_a_file_that_cannot_be_imported_is_named(tmp_path: Path) -> None:
+    shutil.copytree(Path(models.__file__).parent, tmp_path / "models")
+    (tmp_path / "models" / "architectures" / "mine.py").write_text("import timm_as_well")
+    command = [sys.executable, "-c", "from models.architectures import build; build('net', 2)"]
+    said = subprocess.run(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, check=False).stderr
+    assert "ArchitectureError: models/architectures/mine.py cannot be imported: ModuleNotFoundError: No module" in said
 
 
 @pytest.mark.parametrize("error", [RuntimeError("invalid hash value"), IncompleteRead(b"half")])

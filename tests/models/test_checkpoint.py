@@ -107,6 +107,14 @@ def test_files_are_as_private_as_the_users_others(tmp_path: Path) -> None:
     finally:
         os.umask(before)
     assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o640}
+    (tmp_path / "cifar_net.pth").chmod(0o644)  # for a service of another user
+    before = os.umask(0o077)
+    try:
+        save(tmp_path / "cifar_net.pth", Net(), ModelCard())
+    finally:
+        os.umask(before)
+    modes = {path.suffix: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert modes == {".pth": 0o644, ".json": 0o640}
 
 
 def test_saving_leaves_no_temporary_file(saved: Path) -> None:

@@ -169,6 +169,21 @@ def test_a_home_that_may_not_be_written_to_is_no_obstacle(
     assert "(Not a directory): memory holds them, for this run alone" in capsys.readouterr().out
 
 
+def test_a_user_without_a_home_is_no_obstacle(
+    draw_folder: Draw, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def nobody() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", nobody)
+    assert len(read(draw_folder())[0]) == 24
+    assert (
+        "cannot be kept in /dev/null/.cache/cifar-service (Not a directory): memory holds them"
+        in capsys.readouterr().out
+    )
+
+
 def test_more_than_disk_and_memory_take_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))

@@ -31,6 +31,13 @@ def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
     assert f"there are no images in {tmp_path}" in refusal(tmp_path)
 
 
+def test_the_tutorials_own_data_folder_is_told_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    assert refusal(tmp_path).endswith(
+        "has CIFAR-10 as torchvision keeps it, not as images: leave --data out, to use ./data"
+    )
+
+
 def test_a_train_part_without_a_test_part_is_refused(draw_folder: Draw) -> None:
     root = draw_folder(splits=("train", "val"))
     assert f"none called test: put the test images into {root / 'test'}" in refusal(root)
@@ -78,15 +85,15 @@ def test_a_class_with_too_few_images_to_split_is_refused(draw_folder: Draw) -> N
     assert refusal(root).endswith("too few distinct images: add some to lonely")
 
 
-def test_unreadable_images_are_counted_and_the_first_five_named(draw_folder: Draw) -> None:
-    root = draw_folder(per_class=8)
-    for number in range(6):
-        (root / "circle" / f"00{number}.png").write_bytes(b"" if number else b"text")
+def test_unreadable_images_are_counted_and_the_first_twenty_named(draw_folder: Draw) -> None:
+    root = draw_folder(per_class=24)
+    for number in range(21):
+        (root / "circle" / f"{number:03}.png").write_bytes(b"" if number else b"text")
     (root / "square" / "000.png").write_bytes((root / "square" / "000.png").read_bytes()[:80])
     sentence = refusal(root)
-    assert sentence.startswith(f"7 of the 16 images in {root} cannot be read: circle/000.png (not an image")
-    assert "circle/004.png (the image is empty" in sentence
-    assert "circle/005.png" not in sentence
+    assert sentence.startswith(f"22 of the 48 images in {root} cannot be read: circle/000.png (not an image")
+    assert "circle/019.png (the image is empty" in sentence
+    assert "circle/020.png" not in sentence
     assert sentence.endswith("and 2 more. Remove or repair them")
 
 

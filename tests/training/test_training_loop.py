@@ -1,6 +1,8 @@
 """The loop makes the tutorial's updates, reproducibly; the scores are right."""
 
 import math
+import subprocess
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from statistics import fmean
@@ -208,6 +210,13 @@ def test_the_temperature_makes_overconfident_logits_right() -> None:
     assert fit_temperature(logits * 3, logits.argmax(dim=1)) == 0.5, "all right: not boundless confidence"
     assert calibration_error(logits * 3, labels) > 0.2
     assert calibration_error(logits, labels) < 0.02
+
+
+def test_a_temperature_does_not_wait_for_a_compiler() -> None:
+    imports = "import sys, torch; from training.evaluation import fit_temperature"
+    fit = "fit_temperature(torch.eye(9), torch.arange(9))"
+    command = [sys.executable, "-c", f"{imports}; {fit}; sys.exit('torch._dynamo' in sys.modules)"]
+    assert subprocess.run(command, check=False).returncode == 0
 
 
 def test_few_images_hardly_change_a_temperature_that_was_right() -> None:

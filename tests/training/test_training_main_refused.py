@@ -48,6 +48,10 @@ def test_a_full_disk_is_one_sentence_and_leaves_no_file(draw_folder: Draw, capsy
     [
         (["fancy"], "there is no recipe 'fancy': choose one of tutorial, net-best, "),
         (["--output", "."], ". is a folder; name a file, such as cifar_net.pth"),
+        (["--promote", "served/"], "served is a folder; name a file, such as served/cifar_net.pth"),
+        (["--output", "/dev/null"], "/dev/null is not a file of this machine; name one, such as cifar_net.pth"),
+        (["--promote", "s3://bucket/net.pth"], "s3://bucket/net.pth is not a file of this machine; name one, such as"),
+        (["--data", ""], "argument --data: it is empty; name a folder of images, or leave it out for cifar10"),
         (["--output", "net.json"], "net.json is where the model card would go; name it net.pth"),
         (["--output", "net.run"], "net.run is where the report would go; name it net.pth"),
         (["--output", "net-0.1"], "net-0.1 does not end in .pth; name it net-0.1.pth"),

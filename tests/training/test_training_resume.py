@@ -89,8 +89,15 @@ def refusal(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 def test_whoever_forgets_to_say_resume_loses_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     stopped = Path("SIGTERM.resume").read_bytes()
     assert main([*RUN, "--output", "SIGTERM.pth"]) == 0
-    assert "SIGTERM.resume held a stopped run, and is now SIGTERM.resume.old. To go on" in capsys.readouterr().out
+    assert (
+        "SIGTERM.resume held a stopped run, and is now SIGTERM.resume.old: this run begins anew. To go on"
+        in capsys.readouterr().out
+    )
     assert Path("SIGTERM.resume.old").read_bytes() == stopped
+    Path("SIGTERM.resume").write_bytes(b"of another")
+    assert main([*RUN, "--output", "SIGTERM.pth"]) == 0
+    assert Path("SIGTERM.resume.old").read_bytes() == stopped
+    assert Path("SIGTERM.resume.old.old").read_bytes() == b"of another"
 
 
 def test_one_command_begins_a_run_and_goes_on_with_it(capsys: pytest.CaptureFixture[str]) -> None:
@@ -104,10 +111,20 @@ def test_another_run_and_a_damaged_one_are_refused(capsys: pytest.CaptureFixture
     assert "is of a run whose epochs was 12, not 9: repeat" in refusal(capsys, "--epochs", "9")
     Path("damaged.resume").write_bytes(b"damaged")
     assert "damaged.resume is damaged: train anew without" in refusal(capsys, "--output", "damaged.pth")
+    content = bytearray(Path("SIGTERM.resume").read_bytes())
+    content[len(content) // 2] ^= 1  # among the weights, which torch reads whatever they are
+    Path("damaged.resume").write_bytes(content)
+    assert "damaged.resume is damaged: train anew without" in refusal(capsys, "--output", "damaged.pth")
     torch.save({"of": "something else"}, "damaged.resume")
     assert "damaged.resume is damaged: train anew without" in refusal(capsys, "--output", "damaged.pth")
+
+
+def test_a_job_that_is_tried_again_when_pictures_have_changed_begins_anew(capsys: pytest.CaptureFixture[str]) -> None:
+    stopped = Path("SIGTERM.resume").read_bytes()
     draw_shape("circle", 60).save("shapes/circle/60.png")
-    assert "SIGTERM.resume is of a run on other or changed pictures: train without" in refusal(capsys)
+    assert main([*RUN, "--output", "SIGTERM.pth", "--resume"]) == 0
+    assert "is of other or changed pictures, and is now SIGTERM.resume.old: this run begins" in capsys.readouterr().out
+    assert Path("SIGTERM.resume.old").read_bytes() == stopped
 
 
 def test_a_disk_that_is_full_ends_the_run_and_leaves_what_was_saved_before(capsys: pytest.CaptureFixture[str]) -> None:
