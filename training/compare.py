@@ -83,6 +83,7 @@ def _table(runs: Sequence[_Run], mark_best: bool) -> Table:
     add_percent("calibration error", [run.scores.calibration_error for run in runs], min)
     add_percent("accuracy", [run.scores.accuracy for run in runs], max)
     add("95 % interval", (" to ".join(f"{100 * end:.1f}" for end in run.scores.interval) + " %" for run in runs))
+    add_percent("balanced accuracy", [run.scores.balanced_accuracy for run in runs], max)
     add("test images", (run.scores.n for run in runs))
     for name in dict.fromkeys(name for run in runs for name in run.scores.per_class):
         add_percent(f"  {name}", [run.scores.per_class.get(name) for run in runs], max)

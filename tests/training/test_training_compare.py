@@ -56,6 +56,7 @@ def test_what_differs_and_what_is_better(capsys: pytest.CaptureFixture[str]) -> 
     assert "batch_size" not in shown
     assert shown["images/s"] == ["3,390", "118,644"]
     assert shown["accuracy"] == ["53.2", "%", "73.1", "%", "*"]
+    assert shown["balanced"] == ["accuracy", "51.6", "%", "61.6", "%", "*"]
     assert shown["calibration"] == ["error", "5.3", "%", "*", "7.3", "%"]
     assert shown["[bold]cat"] == ["50.0", "%", "50.0", "%"]
     assert " ".join(shown["second.run"]).startswith("scores +20.0 points against first.pth: more than the choice of")
@@ -83,7 +84,7 @@ def test_accuracies_on_other_data_are_not_set_against_each_other(capsys: pytest.
     shown = compared(capsys, "first.pth", "second.pth")
     assert shown["accuracy"] == ["50.0", "%", "90.0", "%"]
     assert "second.pth" not in shown
-    assert shown["The"][:2] == ["data", "differ,"]
+    assert shown["The"][:4] == ["runs", "used", "different", "data,"]
 
 
 @pytest.mark.parametrize(
