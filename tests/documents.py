@@ -1,7 +1,7 @@
-"""The code blocks of README.md and docs/*.md, typed one after the other as a reader would who has cloned this project.
+"""Runs the code blocks of README.md and docs/*.md in order, as a reader would who has cloned this project.
 
-bash and python are run. One of json, http or text right below such a block is what it printed, and is compared. A
-python block whose first line is `# some/file.py` is a file to write. Everything else is only shown.
+bash and python blocks are run. A json, http or text block right below one is its output, and is compared. A python
+block whose first line is `# some/file.py` is a file to write. Every other block is only shown.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ _ROUNDING = 0.02  # a probability in bfloat16, or in float32 where that is faste
 
 
 class Block(NamedTuple):
-    """A fenced block; `is_output` where it is what the block right above it printed."""
+    """A fenced block; `is_output` if it is the output of the block right above it."""
 
     language: str
     text: str
@@ -42,7 +42,7 @@ class Block(NamedTuple):
 
     @property
     def file(self) -> str | None:
-        """The file that it is the content of."""
+        """The file whose content it is, if any."""
         match = re.match(r"# ([\w/]+\.py)\n", self.text)
         return match[1] if match and self.language == "python" else None
 
@@ -57,10 +57,9 @@ def blocks_of(page: Path) -> Iterator[Block]:
 
 
 class Reader:
-    """In a copy of the checkout, with pictures to ask about and one service for all pages, on a port of its own.
+    """Types commands in a copy of the checkout, with pictures to send and one service for all pages, on its own port.
 
-    What a page says of port 8000 is typed with that one, and what it says of CIFAR-10, which is not here, with a few
-    pictures of the same ten classes.
+    In commands, that port replaces 8000, and a few pictures of the same ten classes replace CIFAR-10.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -108,7 +107,7 @@ class Reader:
                     draw_flat(class_id, number).save(folder / f"{number}.png")
 
     def read(self, page: Path) -> None:
-        """Do what the page says. Raises AssertionError where something fails, or prints other than it says."""
+        """Do what the page says. Raises AssertionError if a command fails, or prints other than the page says."""
         self._begin()
         printed = ""
         for block in blocks_of(page):
@@ -130,14 +129,14 @@ class Reader:
             self.stop()
 
     def _serve(self, command: str) -> None:
-        """The service that runs already, or where none does, one that is started so."""
+        """Start the service with this command, unless it runs already; wait until it serves the checkpoint."""
         if self._service is None:
             words = ["bash", "-ec", f"exec {command}"]
             self._service = subprocess.Popen(words, cwd=self._folder, env=self._environment)
         wait_until(self._serves_checkpoint)
 
     def _serves_checkpoint(self) -> bool:
-        """Whether it has taken over the checkpoint that lies there now: a reader types no faster than it looks."""
+        """Whether it has taken over the checkpoint in the folder: a reader types no faster than it looks."""
         assert self._service
         assert self._service.poll() is None, "the service ended"
         try:
@@ -167,8 +166,8 @@ class Reader:
 
 
 def words_and_numbers(language: str, printed: str) -> tuple[str, list[float]]:
-    """What two runs have in common: no request id or date, no white space of JSON; and what they have but for rounding,
-    the numbers with a decimal point."""
+    """The text that two runs must share, without request ids, dates and white space of JSON; and the numbers with a
+    decimal point, which may differ by rounding."""
     printed = printed.replace("\r\n", "\n").strip()
     printed = re.sub(r"\b[0-9a-f]{32}\b", "<request id>", printed)
     printed = re.sub(r"^(date|server): .*\n", "", printed, flags=re.MULTILINE)

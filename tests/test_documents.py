@@ -1,4 +1,4 @@
-"""What README.md and docs/*.md say is so: their commands are run, what they print compared, their links followed."""
+"""README.md and docs/*.md are true: their commands are run, their outputs compared, their links followed."""
 
 import contextlib
 import functools
@@ -58,7 +58,7 @@ def test_a_page_names_only_what_there_is(page: Path) -> None:
 
 @functools.cache
 def flags_of(command: str) -> set[str]:
-    """What it takes, by its own help."""
+    """The flags that the command takes, by its own help."""
     if command.startswith("python -m "):
         main = importlib.import_module(command.removeprefix("python -m ")).main
     else:

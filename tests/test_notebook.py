@@ -32,7 +32,7 @@ def test_the_notebook_trains_serves_asks_its_own_service_and_plots(
 def test_without_a_folder_of_its_own_the_notebook_takes_cifar10(
     cifar10_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """CIFAR-10's archive lies unpacked where the notebook would download it to."""
+    """CIFAR-10's archive is already unpacked in the folder into which the notebook would download it."""
     (cifar10_folder / "quickstart").symlink_to(".")
     monkeypatch.chdir(cifar10_folder)
     monkeypatch.delenv("CIFAR_DATA", raising=False)

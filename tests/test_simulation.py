@@ -1,4 +1,4 @@
-"""The simulation behind docs/scaling.md gives what arithmetic gives, where that can."""
+"""The simulation behind docs/scaling.md agrees with arithmetic, where that is possible."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from benchmarks.simulation import Machine, Simulation
 COSTS = {"HTTP process": Cost(request=50, batch=100), "worker": Cost(request=10, batch=200)}
 
 
-def test_a_lone_request_takes_what_its_stages_take() -> None:
+def test_a_lone_request_takes_as_long_as_its_stages_together() -> None:
     seen = Simulation(Machine("one", 2, 1, 1, COSTS), connections=1, requests=500).run()
     assert seen.batch == 1
     assert seen.p50_ms == pytest.approx(0.36)

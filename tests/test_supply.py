@@ -1,4 +1,4 @@
-"""What the project is made of: the list that make writes of it, and the workflow that runs make's verbs."""
+"""The supply chain: the bill of materials that `make sbom` writes, and the workflow that runs the make commands."""
 
 import json
 import os

@@ -72,7 +72,7 @@ def test_grey_of_16_bits_arrives_as_it_is_whichever_byte_comes_first(mode: str) 
 
 
 def upright_size(image: bytes) -> tuple[int, int]:
-    """Of the picture that the service sees."""
+    """Width and height of the picture as the service sees it."""
     with Image.open(io.BytesIO(image)) as picture:
         return ImageOps.exif_transpose(picture).size
 
@@ -111,7 +111,7 @@ def test_a_password_in_the_address_is_used_and_not_shown(service: FakeService, a
 
 
 def test_tls_that_fails_after_its_handshake_is_an_error_of_ours(ask: Ask) -> None:
-    """As where the service wants a certificate of the client."""
+    """This happens if the service asks the client for a certificate."""
 
     def refuse(request: httpx.Request) -> httpx.Response:
         raise ssl.SSLError("TLSV13_ALERT_CERTIFICATE_REQUIRED")
@@ -207,7 +207,7 @@ def test_threads_share_a_client(service: FakeService) -> None:
 
 
 def test_a_client_works_inside_a_running_event_loop(service: FakeService) -> None:
-    """As in a notebook."""
+    """A notebook runs one."""
 
     async def notebook() -> int:
         with Client(service.url) as client:

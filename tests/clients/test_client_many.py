@@ -41,7 +41,7 @@ def test_many_answers_come_in_order_though_the_first_request_is_answered_last(se
 def test_a_service_that_takes_long_for_many_images_gets_fewer_in_a_request(
     service: FakeService, impatient: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So that a slow one answers a folder, and not only its first 30 s of it."""
+    """Else a slow service would answer only what it can in 30 s, and not the whole folder."""
     answer = service.answer
 
     def answer_few(asked: Asked) -> Reply | Drop | Silence:
@@ -54,7 +54,7 @@ def test_a_service_that_takes_long_for_many_images_gets_fewer_in_a_request(
 
 
 def test_a_stream_that_is_collected_in_the_clients_own_thread_holds_up_nobody(service: FakeService) -> None:
-    """As where it is part of a cycle: the thread would wait for what it has to do itself."""
+    """This happens to a stream in a reference cycle: the thread would wait for work that it has to do itself."""
     with Client(service.url) as client:
         cycle: dict[str, object] = {"answers": client.predict_many(itertools.repeat(png(1)))}
         cycle["itself"] = cycle
@@ -195,7 +195,7 @@ def test_an_endless_asynchronous_stream_is_read_only_a_window_ahead(service: Fak
 
 
 def test_requests_start_before_the_stream_goes_on(service: FakeService) -> None:
-    """What is gathered is not held back until a slow stream has given a window full."""
+    """A complete batch is sent at once, even if the stream is slow to fill the window."""
     asked_for = threading.Event()
 
     def slow() -> Iterator[ImageInput]:
@@ -209,7 +209,7 @@ def test_requests_start_before_the_stream_goes_on(service: FakeService) -> None:
 
 
 def test_a_stream_is_read_in_the_callers_thread(service: FakeService) -> None:
-    """A database's cursor works in no other."""
+    """The stream may read from a database's cursor, which works only in the thread that made it."""
     threads = set()
 
     def rows() -> Iterator[ImageInput]:

@@ -45,7 +45,7 @@ def test_help_fits_a_screen_in_groups_with_defaults_and_environment(
     ],
 )
 def test_shells_complete_the_commands(module: str, line: str, completion: str, tmp_path: Path) -> None:
-    """As the lines that `register-python-argcomplete` gives a shell ask for it."""
+    """The variables are those that the lines of `register-python-argcomplete` set in a shell."""
     asked = {
         "_ARGCOMPLETE": "1",
         "COMP_LINE": line,
@@ -112,7 +112,7 @@ def test_another_service_says_how_to_name_the_right_one(
         ),
     ],
 )
-def test_bad_use_ends_with_2(arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_use_ends_with_exit_code_2(arguments: list[str], sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(arguments)
     assert ended.value.code == 2

@@ -45,7 +45,7 @@ def test_a_file_whose_name_is_not_utf8_is_scored_and_listed(
 
 
 def test_a_link_to_nothing_is_counted_as_refused(shapes: FakeService, capsys: pytest.CaptureFixture[str]) -> None:
-    """As DVC and git-annex leave it where a file has not been fetched."""
+    """DVC and git-annex leave such links for files that have not been fetched."""
     Path("data/test/square/gone.png").symlink_to("nowhere.png")
     assert main(["--data", "data"]) == 0
     out = capsys.readouterr().out

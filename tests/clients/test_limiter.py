@@ -9,7 +9,7 @@ from clients.limiter import BATCH_SIZE, Limiter
 
 
 def ask_for(seconds: float, limiter: Limiter, rate: Callable[[int], float], start: float = 1.0) -> list[int]:
-    """Answers of 64 images as fast as `rate` has them at the limiter's limit; the limit after each of them."""
+    """Tells the limiter of answers of 64 images, at `rate(limit)` images/s; returns the limit after each answer."""
     now, limits = start, []
     while now < start + seconds:
         now += 64 / rate(limiter.limit)
@@ -19,18 +19,18 @@ def ask_for(seconds: float, limiter: Limiter, rate: Callable[[int], float], star
 
 
 def usual(limits: list[int]) -> int:
-    """Where it was most of the time, once settled."""
+    """The most frequent limit of the second half, when it has settled."""
     settled = limits[len(limits) // 2 :]
     return max(set(settled), key=settled.count)
 
 
 @pytest.mark.parametrize(("serves", "found"), [(2, 2), (4, 4), (7, 7), (20, 26), (100, 32)])
 def test_it_finds_how_many_requests_a_service_gains_by(serves: int, found: int) -> None:
-    """One that serves so many at a time; more of them only wait."""
+    """The service works on `serves` requests at a time; further ones only wait."""
     assert usual(ask_for(60, Limiter(32), lambda limit: 1000 * min(limit, serves))) == found
 
 
-def test_it_comes_down_where_many_are_too_many() -> None:
+def test_the_limit_falls_when_more_requests_make_the_service_slower() -> None:
     limiter = Limiter(32)
     ask_for(30, limiter, lambda limit: 1000.0 * limit)
     assert limiter.limit == 32
@@ -38,7 +38,7 @@ def test_it_comes_down_where_many_are_too_many() -> None:
     assert usual(crowded) <= 4
 
 
-def test_it_stays_below_the_most_that_it_may() -> None:
+def test_the_limit_never_exceeds_its_maximum() -> None:
     assert max(ask_for(30, Limiter(5), lambda limit: 1000.0 * limit)) == 5
     assert max(ask_for(30, Limiter(1), lambda limit: 1000.0 * limit)) == 1
 
@@ -64,7 +64,7 @@ def test_where_even_one_request_is_too_much_it_becomes_smaller_and_in_time_large
     assert limiter.batch_size == BATCH_SIZE
 
 
-def test_it_never_ends_all_asking() -> None:
+def test_the_limit_never_falls_below_one_request_of_one_image() -> None:
     limiter = Limiter(32)
     for second in range(1, 20):
         limiter.refused(second, second + 0.5)

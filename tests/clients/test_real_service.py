@@ -42,7 +42,7 @@ def test_too_many_requests_become_fewer_until_all_are_answered(service: RunningS
 
 
 def words_and_numbers(answer: Prediction | ImageError) -> tuple[list[object], list[float]]:
-    """All of a prediction: what is the same in another one, and what is but for rounding."""
+    """All of a prediction: what must be equal in another one, and the numbers, which may differ by rounding."""
     assert isinstance(answer, Prediction)
     ranked = [(each.label, each.class_id) for each in answer.ranked]
     words = [answer.label, answer.class_id, answer.model, answer.version, answer.uncertain, ranked]

@@ -1,6 +1,6 @@
 """What a Service and a rolling update do, without a cluster: servers in network namespaces behind HAProxy.
 
-HAProxy only passes bytes on, as a Service does: a kept connection stays with its pod, and nothing is tried again. It
+HAProxy only forwards bytes, as a Service does: a kept connection stays with its pod, and nothing is tried again. It
 listens on a Unix socket, so that no address of this machine is touched.
 """
 
@@ -17,7 +17,7 @@ import pytest
 
 from tests.integration.running import COMMANDS, wait_until
 
-PLACES = ("a", "b", "c")  # for two pods and the one that a rolling update has more
+PLACES = ("a", "b", "c")  # for two pods, and one more during a rolling update
 
 CONFIG = """
 global
@@ -37,7 +37,7 @@ listen service
 
 
 class Cluster:
-    """Pods by their places, of which each is a network namespace; `service` is the Unix socket that leads to them.
+    """Pods by place; each place is a network namespace. `service` is the Unix socket that leads to them.
 
     A place is new to the load balancer in the state `drain`: it is probed, and gets no connections.
     """
@@ -50,7 +50,7 @@ class Cluster:
 
     @contextlib.contextmanager
     def running(self) -> Iterator["Cluster"]:
-        """Skips the test where this machine has no network namespaces for it."""
+        """Skips the test if this machine does not allow network namespaces."""
         try:
             self._lay_cables()
             servers = "".join(f"    server {place} 10.78.{n}.2:8000\n" for n, place in enumerate(PLACES))
@@ -90,7 +90,7 @@ class Cluster:
             self._processes[place] = subprocess.Popen(inside, cwd=self._folder, stdout=log, stderr=log)
 
     def _tell(self, command: str) -> str:
-        """The load balancer's answer."""
+        """Sends HAProxy a command; returns its answer."""
         with socket.socket(socket.AF_UNIX) as connection:
             connection.connect(str(self._folder / "admin"))
             connection.sendall(f"{command}\n".encode())
@@ -102,26 +102,26 @@ class Cluster:
         return next(row["check_status"].removeprefix("* ") for row in rows if row["svname"] == place)
 
     def start_pod(self, place: str, checkpoint: Path) -> None:
-        wait_until(lambda: self._probe(place) not in ("L7OK", "INI"))  # that of the pod before is not to count
+        wait_until(lambda: self._probe(place) not in ("L7OK", "INI"))  # the result for the pod before must not count
         flags = ["--host", "0.0.0.0", "--workers", "1", "--http-processes", "1", "--checkpoint", str(checkpoint)]
         self._start(place, str(COMMANDS / "cifar-serve"), *flags)
 
     def wait_until_ready(self, place: str) -> None:
-        """From here on it is in the Service."""
+        """Waits until the pod is ready, and adds it to the Service."""
         wait_until(lambda: self._probe(place) == "L7OK")
         self._tell(f"set server service/{place} state ready")
 
     def take_out(self, place: str) -> None:
-        """Of the Service: it gets no new connections, and is not told of it. What it has, it keeps."""
+        """Removes the pod from the Service: it gets no new connections, keeps those that it has, and is not told."""
         self._tell(f"set server service/{place} state drain")
 
     def stop_pod(self, place: str) -> int:
-        """SIGTERM, after preStop; its exit code."""
+        """Sends SIGTERM, as Kubernetes does after preStop; returns the exit code."""
         self._processes[place].send_signal(signal.SIGTERM)
         return self._processes[place].wait(timeout=40)
 
     def kill_pod(self, place: str, is_felt: Callable[[], bool]) -> None:
-        """Without a warning. It is probed next, and taken out, once it is felt."""
+        """Kills the pod without warning. Only once `is_felt`, the next probe finds it dead, and it is taken out."""
         self._tell(f"disable health service/{place}")
         self._processes[place].kill()
         wait_until(is_felt)

@@ -179,7 +179,7 @@ def test_a_pod_has_time_to_answer_what_it_has_taken(manifests: list[Manifest], i
 
 
 def test_pods_may_do_no_more_than_they_need(manifests: list[Manifest], inference_service: Manifest) -> None:
-    """What the Pod Security Standard `restricted` asks for, a root that is not written to, and no token."""
+    """As the Pod Security Standard `restricted` asks; also with a read-only root file system and no token."""
     user = int(re.findall(r"--uid (\d+)", (ROOT / "Dockerfile").read_text())[0])
     for pod in (service_pod(manifests), training_pod(manifests), kserve_pod(inference_service)):
         security = pod["spec"]["securityContext"]
@@ -231,7 +231,7 @@ def test_pictures_and_checkpoints_get_onto_their_volumes_through_one_pod() -> No
 
 
 def mounted(pod: Manifest, path: str) -> tuple[str, bool]:
-    """The claim that is mounted there, and whether only to be read."""
+    """The claim that is mounted at `path`, and whether it is read-only."""
     (mount,) = (mount for mount in container_of(pod)["volumeMounts"] if mount["mountPath"] == path)
     (volume,) = (volume for volume in pod["spec"]["volumes"] if volume["name"] == mount["name"])
     return volume["persistentVolumeClaim"]["claimName"], mount.get("readOnly", False)

@@ -55,7 +55,7 @@ class Watched:
         return answer.json()["data"]
 
     def finds(self, query: str) -> bool:
-        """Whether it has data: a number, which 0 / 0 is not."""
+        """Whether the query has data: a finite number, not the NaN of 0 / 0."""
         return any(math.isfinite(float(sample["value"][1])) for sample in self.get("query", query=query)["result"])
 
     def firing(self) -> set[str]:
@@ -65,7 +65,7 @@ class Watched:
 
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
-    """After some requests of every kind: answered, refused, too many at a time, and without an answer in time."""
+    """The state after requests of every kind: answered, refused, too many at a time, without an answer in time."""
     folder = tmp_path_factory.mktemp("watched")
     checkpoint = folder / "cifar_net.pth"
     copy_tutorial_net(checkpoint)
@@ -85,7 +85,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
 
 @contextlib.contextmanager
 def running_prometheus(folder: Path, service: RunningService) -> Iterator[str]:
-    """With our configuration, in seconds where that says minutes; yields its address."""
+    """Prometheus with our configuration, but intervals of seconds instead of minutes; yields its address."""
     configuration = (DEPLOY / "prometheus" / "prometheus.yml").read_text()
     configuration = configuration.replace("service:8000", urlsplit(service.url).netloc)
     (folder / "prometheus.yml").write_text(re.sub(r"_interval: \w+", "_interval: 500ms", configuration))
@@ -112,7 +112,7 @@ def is_ready(prometheus: str) -> bool:
 
 @contextlib.contextmanager
 def traffic(service: RunningService) -> Iterator[None]:
-    """Pictures of all colours, and what is none, one after the other."""
+    """Sends pictures of all colours, and a body that is no picture, one after the other."""
     bodies = [*(encode(draw_flat(class_id, 0)) for class_id in range(10)), b"no picture"]
     over = threading.Event()
 

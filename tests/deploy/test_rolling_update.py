@@ -1,4 +1,4 @@
-"""A rolling update loses no request, and a pod that is killed none that is tried again: played in cluster.py."""
+"""A rolling update loses no request, and a killed pod none that is tried again; cluster.py simulates the cluster."""
 
 import asyncio
 import shutil
@@ -20,7 +20,7 @@ PICTURE = encode(draw_shape("circle", 1, (32, 32)), "JPEG")
 
 
 class Transport(httpx.AsyncHTTPTransport):
-    """Counts in `failed` the attempts that came to nothing."""
+    """Collects in `failed` the attempts that failed."""
 
     def __init__(self, service: Path, failed: list[httpx.Request]) -> None:
         super().__init__(uds=str(service))
@@ -35,8 +35,10 @@ class Transport(httpx.AsyncHTTPTransport):
 
 
 class Clients(Callers):
-    """Eight of ours: half of them on a connection that is kept, half on a new one each time. `failed` are the attempts
-    that came to nothing; an error is a request without an answer."""
+    """Eight of our clients: half keep their connection, half open a new one for each request.
+
+    `failed` are the attempts that failed; an error is a request without an answer after all its attempts.
+    """
 
     def __init__(self, service: Path, retries: int) -> None:
         super().__init__()
@@ -60,14 +62,14 @@ class Clients(Callers):
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """By their versions, the old one and the new one."""
+    """An old and a new checkpoint, by version."""
     folder = tmp_path_factory.mktemp("checkpoints")
     return {save_net(folder / f"{seed}.pth", seed=seed).version: folder / f"{seed}.pth" for seed in (1, 2)}
 
 
 @pytest.fixture(scope="module")
 def cluster(checkpoints: dict[str, Path]) -> Iterator[Cluster]:
-    """With two pods of the old checkpoint."""
+    """A cluster with two pods that serve the old checkpoint."""
     if not shutil.which("haproxy"):
         pytest.skip("there is no haproxy here: apt-get install haproxy")
     with (

@@ -36,7 +36,7 @@ def save_marking_net(path: Path) -> None:
 
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Iterator[Any]:
-    """One service that the tests share; where test_ray.py runs them, that on Ray, of which they know the URL alone."""
+    """One service that the tests share. When test_ray.py runs them, it is the one on Ray, known only by its URL."""
     if url := os.environ.get("CIFAR_TESTED_URL"):
         yield SimpleNamespace(url=url)
         return

@@ -18,7 +18,7 @@ from tests.integration.running import HTTP, wait_until
 
 
 class Callers(abc.ABC):
-    """What asks over and over, from a thread: counts the answers by version, and keeps the errors."""
+    """Sends requests over and over, from a thread. Counts the answers by version, and keeps the errors."""
 
     def __init__(self) -> None:
         self.versions: collections.Counter[str] = collections.Counter()
@@ -28,7 +28,7 @@ class Callers(abc.ABC):
 
     @abc.abstractmethod
     async def _call(self) -> None:
-        """Until `_stopping` is set."""
+        """Sends requests until `_stopping` is set."""
 
     @property
     def answered(self) -> int:
@@ -102,7 +102,7 @@ class Load(Callers):
 
 
 def allow_open_files(count: int) -> None:
-    """So many, at least, for this process."""
+    """Allows this process at least `count` open files."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < count:
         resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
@@ -132,6 +132,6 @@ def answer_to(url: str, request: bytes) -> tuple[int, str, bytes]:
 
 
 def gauge(url: str, name: str) -> float:
-    """From /metrics, over all processes."""
+    """The value of a gauge in /metrics, summed over its labels."""
     lines = HTTP.get(f"{url}/metrics").raise_for_status().text.splitlines()
     return sum(float(line.split()[-1]) for line in lines if line.startswith(name))

@@ -43,7 +43,7 @@ class RunningService:
 
 
 def free_port() -> int:
-    """One that the system gives to nobody who asks for any, nor the other processes of pytest to theirs."""
+    """A port that neither the system gives out on its own, nor another pytest process takes for its services."""
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     while True:
         port = random.randrange(20_000 + worker % 16, 32_000, 16)
@@ -97,7 +97,7 @@ def _is_ready(url: str, trust: ssl.SSLContext | None) -> bool:
 
 
 def wait_until(condition: Callable[[], bool], timeout_s: float = 120) -> None:
-    """Looks at the condition until it holds; fails the test where it does not come to hold in time."""
+    """Checks the condition until it holds; fails the test if it does not hold in time."""
     give_up_at = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < give_up_at, f"it did not come about within {timeout_s} s"
@@ -105,7 +105,7 @@ def wait_until(condition: Callable[[], bool], timeout_s: float = 120) -> None:
 
 
 def processes(service: RunningService) -> dict[int, str]:
-    """The processes of the service, by their ids: their command lines."""
+    """The command lines of the service's processes, by process id."""
     main = psutil.Process(service.process.pid)
     return {process.pid: " ".join(process.cmdline()) for process in [main, *main.children(recursive=True)]}
 
@@ -120,7 +120,7 @@ def worker_of(service: RunningService) -> int:
 
 
 def proportional_bytes(process: psutil.Process) -> int:
-    """Memory of a process, of what it shares with others its part (PSS); 0 for one that has ended."""
+    """Memory of a process, with its part of what it shares with others (PSS); 0 if it has ended."""
     with contextlib.suppress(psutil.NoSuchProcess):
         return int(process.memory_full_info().pss)
     return 0
@@ -142,7 +142,7 @@ def copy_tutorial_net(path: Path) -> None:
 
 
 def run_command(*words: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    """One of our commands to its end, as typed in a shell where nothing is a terminal."""
+    """Runs one of our commands to its end, with no terminal for input or output."""
     return subprocess.run(
         [COMMANDS / words[0], *words[1:]],
         cwd=cwd,
@@ -155,7 +155,7 @@ def run_command(*words: str, cwd: Path, **variables: str) -> subprocess.Complete
 
 
 def run_unread(*command: str) -> tuple[int, str]:
-    """A command whose reader has gone, as `| head` may: its exit code, and what it says on stderr."""
+    """Runs a command whose reader has gone, as `| head` may; returns its exit code and what it says on stderr."""
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stderr is not None

@@ -33,7 +33,7 @@ def picture(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 
 def signal_all(family: Iterable[int], number: signal.Signals) -> None:
-    """As systemd does."""
+    """Sends the signal to every process, as systemd does."""
     for pid in family:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
@@ -41,7 +41,7 @@ def signal_all(family: Iterable[int], number: signal.Signals) -> None:
 
 @pytest.fixture(scope="module")
 def lasting(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Iterator[RunningService]:
-    """For what leaves it as it was."""
+    """A service shared by the tests that leave it as it was."""
     with running_service(tmp_path_factory.mktemp("service"), "--checkpoint", str(checkpoint)) as service:
         yield service
 
@@ -82,7 +82,7 @@ def test_a_worker_that_cannot_be_started_is_tried_again(
 
 
 def test_sigterm_under_load_answers_what_is_in_flight_and_ends_with_0(lasting: RunningService, picture: bytes) -> None:
-    """The last that `lasting` is for."""
+    """The last test with `lasting`, which it stops."""
     with Load(lasting.url, picture, connections=32).running() as load:
         assert lasting.stop() == 0
     assert set(load.statuses) <= {200, 503}

@@ -58,7 +58,7 @@ def in_namespaces(*which: str, script: str = "", arguments: tuple[Path, ...] = (
 
 
 def is_answered(service: RunningService, picture: bytes, times: int) -> bool:
-    """All of them in one request."""
+    """Whether the picture, `times` times in one request, gets a prediction each time."""
     answer = HTTP.post(f"{service.url}/predict", files=[("files", picture)] * times, timeout=60)
     return answer.is_success and answer.text.count('"confidence"') == times
 

@@ -43,7 +43,7 @@ def gif(screen: int, frame: int) -> bytes:
 
 
 def tiff(side: int, tile: int | None = None) -> bytes:
-    """Of that many pixels a side, deflated, as one strip or one tile, of which there are 100 bytes."""
+    """A TIFF that claims `side` pixels a side, in one deflated strip or tile, which holds only 100 bytes."""
     pixels = zlib.compress(bytes(100))
     place = {322: tile, 323: tile, 324: 8, 325: len(pixels)} if tile else {273: 8, 278: side, 279: len(pixels)}
     tags = {256: side, 257: side, 258: 8, 259: 8, 262: 1, 277: 1, **place}

@@ -17,12 +17,12 @@ from tests.pictures import draw_shape, encode
 CONNECTIONS = 2000
 SMALL = encode(draw_shape("circle", 1, (32, 32)), "JPEG")
 LARGE = encode(draw_shape("circle", 1).resize((512, 512)))  # some milliseconds to decode
-USUAL_LIMIT = ("sh", "-c", 'ulimit -Sn 1024; exec "$@"', "sh")  # of open files, where nobody has raised it
+USUAL_LIMIT = ("sh", "-c", 'ulimit -Sn 1024; exec "$@"', "sh")  # soft limit of open files on most systems
 
 
 @pytest.fixture(scope="module")
 def small_service(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Iterator[RunningService]:
-    """One that holds few images, and starts with no more open files than most systems give."""
+    """A service that holds few images, and starts with the limit of open files that most systems have."""
     flags = ("--checkpoint", str(checkpoint), "--max-waiting-images", "256")
     with running_service(tmp_path_factory.mktemp("service"), *flags, inside=USUAL_LIMIT) as service:
         yield service
@@ -30,7 +30,7 @@ def small_service(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) ->
 
 @contextlib.contextmanager
 def standing_still(service: RunningService) -> Iterator[None]:
-    """The network meanwhile: this machine could not send more than it can take otherwise."""
+    """Stops the worker meanwhile: otherwise this machine could not send more than the service can take."""
     worker = worker_of(service)
     os.kill(worker, signal.SIGSTOP)
     try:

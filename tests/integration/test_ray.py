@@ -46,7 +46,7 @@ PICTURE = encode(draw_shape("circle", 1))
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
-    """Of one node; what joins it is there for a while. Commands that are started find it."""
+    """A cluster of one node, which others join for a while. Commands find it by RAY_ADDRESS."""
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("RAY_AUTH_MODE", "disabled")  # whatever this user's other clusters do
         # Its own processes have a low priority, and where other tests run beside it Ray would give them up too early.

@@ -58,7 +58,7 @@ def test_an_answer_is_averaged_over_further_views_until_it_is_sure(below: float,
 
 
 def six_views(pixels: torch.Tensor) -> list[torch.Tensor]:
-    """Of uint8 [N, H, W, 3], as https://github.com/KellerJordan/cifar10-airbench evaluates."""
+    """The six views of uint8 [N, H, W, 3] with which https://github.com/KellerJordan/cifar10-airbench evaluates."""
     size = pixels.shape[1]
     padded = F.pad(pixels.permute(0, 3, 1, 2).float(), (1, 1, 1, 1), mode="reflect").to(torch.uint8).permute(0, 2, 3, 1)
     moved = [padded[:, start : start + size, start : start + size] for start in (1, 0, 2)]

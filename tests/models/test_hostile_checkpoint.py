@@ -22,7 +22,7 @@ def path(tmp_path: Path) -> Path:
 
 
 class Command:
-    """What would run `touch` where it is unpickled."""
+    """Runs `touch` when it is unpickled."""
 
     def __init__(self, trace: Path) -> None:
         self._command = f"touch {trace}"
@@ -66,7 +66,7 @@ def test_a_card_without_end_is_not_read_to_its_end(path: Path) -> None:
 
 
 class Wide(nn.Module):
-    """One whose card says how wide it is."""
+    """A network whose card says how wide it is."""
 
     def __init__(self, num_classes: int, width: int = 8) -> None:
         super().__init__()
@@ -96,7 +96,7 @@ def test_absurd_arguments_in_a_card_are_refused(
 
 
 class OfASize(Net):
-    """One that looks a word of its card up."""
+    """A network that looks up a word of its card."""
 
     def __init__(self, num_classes: int, size: str = "small") -> None:
         super().__init__(num_classes)

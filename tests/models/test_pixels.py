@@ -144,7 +144,7 @@ def test_a_large_photo_scaled_by_the_jpeg_decoder_stays_the_same_picture() -> No
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2000, 1), (1, 2000), (31, 33)])
-def test_odd_sizes_are_taken(size: tuple[int, int]) -> None:
+def test_pictures_of_extreme_sizes_are_decoded(size: tuple[int, int]) -> None:
     assert_about(decode(encode(Image.new("RGB", size, RED)), 32), RED, tolerance=1)
 
 

@@ -1,4 +1,4 @@
-"""What an HTTP process makes of a worker that says what it cannot read, or dies between two requests."""
+"""How an HTTP process copes with a worker that sends nonsense, or dies between two requests."""
 
 import asyncio
 import contextlib

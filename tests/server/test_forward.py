@@ -63,7 +63,7 @@ def test_a_network_of_another_precision_answers_in_that_or_more_exactly() -> Non
     assert np.abs(make_forward(classifier, CPU, "onnxruntime", threads=1)(pixels) - expected).max() < 0.01
 
 
-def test_of_the_ways_to_run_a_network_the_fastest_that_works_is_taken() -> None:
+def test_a_network_is_run_in_the_fastest_way_that_works() -> None:
     def slow(pixels: Pixels) -> Probabilities:
         return np.sort(np.random.default_rng(0).random((1_000_000, 1), np.float32), axis=0)
 

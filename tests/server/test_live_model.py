@@ -1,4 +1,4 @@
-"""What a service that runs takes over, and what it does not so much as try."""
+"""Which checkpoints a running service takes over, and which it does not even try."""
 
 import multiprocessing
 import os

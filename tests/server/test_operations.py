@@ -1,4 +1,4 @@
-"""docs/operations.md says what the code does. `python -m tests.server.test_operations` writes its tables anew."""
+"""docs/operations.md says what the code does. `python -m tests.server.test_operations` regenerates its tables."""
 
 import ast
 from collections.abc import Iterator

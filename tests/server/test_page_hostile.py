@@ -23,7 +23,7 @@ SCRIPT = '<svg xmlns="http://www.w3.org/2000/svg" onload="hacked=1"><script>hack
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
-    """One whose card, whose checkpoint's name and whose samples are hostile."""
+    """A service whose card, checkpoint name and samples are hostile."""
     folder = tmp_path_factory.mktemp("hostile")
     per_class = dict.fromkeys(CLASSES, 0.5)
     scores = Scores(

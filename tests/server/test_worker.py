@@ -155,7 +155,7 @@ def test_a_batch_that_cannot_be_sent_takes_no_answer_from_the_next(tmp_path: Pat
         ask(scenario, socket)
 
 
-def test_of_workers_that_stay_on_two_versions_one_version_answers(tmp_path: Path) -> None:
+def test_workers_that_stay_on_two_versions_answer_with_only_one_of_them(tmp_path: Path) -> None:
     """Otherwise a request of several batches, which no two versions may answer, would be asked again and again."""
     for seed in (1, 2):
         save_net(tmp_path / f"{seed}.pth", seed)

@@ -39,7 +39,7 @@ def write_card(file: str, accuracy: float, fingerprint: str = "f10d4c9e536a564f"
 
 
 def compared(capsys: pytest.CaptureFixture[str], *names: str) -> dict[str, list[str]]:
-    """By the first word of a line, the others."""
+    """Runs --compare; returns the words of each line of its output, by the first of them."""
     assert main(["--compare", *names]) == 0
     said = capsys.readouterr().out
     assert max(map(len, said.splitlines())) <= 80
@@ -47,7 +47,7 @@ def compared(capsys: pytest.CaptureFixture[str], *names: str) -> dict[str, list[
     return {line[0]: line[1:] for line in words}
 
 
-def test_what_differs_and_what_is_better(capsys: pytest.CaptureFixture[str]) -> None:
+def test_comparing_shows_which_fields_differ_and_which_run_is_better(capsys: pytest.CaptureFixture[str]) -> None:
     write_card("first", 0.5316)
     write_card("second", 0.7312, name="net-best", epochs=70)
     shown = compared(capsys, "first.pth", "second.run")

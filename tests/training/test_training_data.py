@@ -1,4 +1,4 @@
-"""What becomes of images, in folders and as CIFAR-10 is published."""
+"""How images are read, from folders and from CIFAR-10 as it is published."""
 
 import hashlib
 import pickle
@@ -105,7 +105,7 @@ def test_hidden_files_and_other_files_are_no_images_and_suffixes_have_no_case(dr
     assert data.remarks == (f"Files and folders of {root} that are not read: 1 (circle/notes.txt)",)
 
 
-def test_what_is_not_read_is_said(draw_folder: Draw) -> None:
+def test_files_that_are_not_read_are_listed(draw_folder: Draw) -> None:
     root = draw_folder(splits=("train", "test", "val"))
     (root / "train" / "circle" / "more").mkdir()
     (root / "test" / "circle" / "photo.HEIC").touch()

@@ -89,7 +89,7 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def two(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
-    """What two processes left, in `0` and `1`, and what they said on stdout and stderr."""
+    """The folder with what two processes wrote, in `0` and `1`, and their stdout and stderr."""
     folder = tmp_path_factory.mktemp("two")
     runs = [
         [*TUTORIAL, "--output", "tutorial.pth"],

@@ -103,7 +103,7 @@ def test_the_running_loss_is_the_mean_since_the_last_report() -> None:
 def test_the_last_batch_is_as_large_as_the_others(
     images: int, sizes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One of a single image would leave its own statistics in the normalisations that are shipped."""
+    """A last batch of one image would leave its own statistics in the batch normalisations of the saved network."""
     seen: list[torch.Tensor] = []
 
     def look(_: Updates, batches: Iterable[tuple[torch.Tensor, torch.Tensor, float]]) -> list[float]:

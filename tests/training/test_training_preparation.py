@@ -97,7 +97,7 @@ def test_imagenets_weights_get_pictures_as_they_have_learnt_them() -> None:
     }
 
 
-def test_images_to_score_with_that_the_weights_were_trained_on_are_told_of(
+def test_a_run_says_if_its_weights_were_trained_on_images_that_it_scores_with(
     draw_folder: Draw, capsys: pytest.CaptureFixture[str]
 ) -> None:
     draw_folder(per_class=20)

@@ -30,7 +30,7 @@ def in_a_folder_with_pictures(
 
 
 def serve_one_that_says(class_id: int, classes: tuple[str, ...] = SHAPES) -> str:
-    """As served.pth, a network that answers one class for everything; returns its version."""
+    """Saves a network that answers one class for everything as served.pth; returns its version."""
     net = Net(num_classes=len(classes))
     torch.nn.init.zeros_(net.fc3.weight)
     with torch.no_grad():
@@ -42,7 +42,7 @@ def served() -> str:
     return load(Path("served.pth")).card.version
 
 
-def test_the_first_one_is_promoted_and_another_only_where_it_is_better(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_first_checkpoint_is_promoted_and_another_only_if_it_is_better(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*RUN, "--if-better"]) == 0
     first = load(Path("new.pth")).card
     assert served() == first.version
@@ -58,7 +58,7 @@ def test_the_first_one_is_promoted_and_another_only_where_it_is_better(capsys: p
     assert served() == load(Path("new.pth")).card.version != first.version
 
 
-def test_one_that_is_better_takes_the_place_of_one_that_guesses() -> None:
+def test_a_better_checkpoint_takes_the_place_of_one_that_guesses() -> None:
     guessing = serve_one_that_says(0)
     assert main([*RUN, "--if-better"]) == 0
     assert served() != guessing
@@ -103,7 +103,7 @@ def test_ctrl_c_while_it_compares_loses_nothing(
     assert served() == load(Path("new.pth")).card.version
 
 
-def test_one_that_answers_nan_is_replaced() -> None:
+def test_a_served_checkpoint_that_answers_nan_is_replaced() -> None:
     net = Net(num_classes=2)
     torch.nn.init.constant_(net.fc3.bias, torch.nan)
     broken = save(Path("served.pth"), net, ModelCard(classes=SHAPES)).version

@@ -40,7 +40,7 @@ def test_a_recipe_with_validation_images_puts_its_temperature_and_threshold_into
 
 
 class Lopsided(nn.Module):
-    """Sees the left half alone."""
+    """Looks only at the left half of a picture."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         left = 100 * x[..., :16].mean(dim=(1, 2, 3))

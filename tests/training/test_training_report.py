@@ -127,7 +127,7 @@ def test_a_resumed_run_goes_on_in_its_events_and_a_new_one_begins_its_own() -> N
 def finish(
     report: Report, classes: tuple[str, ...], per_class: int, size: int, epochs: list[Epoch], wrong: int
 ) -> bool:
-    """With a network that is right but for the first `wrong` images, which it says are of the second class."""
+    """Finishes the report of a network that answers the second class for the first `wrong` images, else is right."""
     labels = torch.arange(len(classes)).repeat_interleave(per_class)
     answers = labels.clone()
     answers[:wrong] = 1
@@ -151,7 +151,7 @@ def finish(
     return report.finish(card, epochs, data, logits)
 
 
-def test_two_images_all_right_and_no_validation(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_without_mistakes_and_validation_images_has_a_page(capsys: pytest.CaptureFixture[str]) -> None:
     report = Report(Path("two.run"))
     assert finish(report, HOSTILE, 1, 8, [EPOCH._replace(accuracy=None)], wrong=0)
     text = Page(report.page).text

@@ -71,7 +71,7 @@ def test_a_signal_that_is_ignored_does_not_end_a_run() -> None:
 
 @pytest.mark.usefixtures("sigterm_interrupts")
 def test_an_error_is_told_although_a_signal_waits() -> None:
-    """Where a process is lost, the others find out at the time at which torchrun stops them."""
+    """When a process is lost, the others notice it at the same time as torchrun stops them."""
 
     def lose_another() -> None:
         signal.raise_signal(signal.SIGTERM)
