@@ -1,1 +1,1 @@
-"""Answers HTTP with a checkpoint. Knows models; knows nothing of training."""
+"""The service: serves a checkpoint over HTTP. Imports models, and nothing of training."""

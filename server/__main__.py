@@ -25,13 +25,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from server.settings import Settings
 
-_TEMPORARY_BYTES = 16 * 2**20
-_TEMPORARY_PATH = 70  # bytes, of the 107 that the address of a Unix socket may have
+_MIN_FREE_BYTES = 16 * 2**20  # in the temporary folder
+_MAX_FOLDER_PATH = 70  # bytes of its path, of the 107 that a Unix socket's address may have
 _OPEN_FILES = 65_536
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code 0 after Ctrl-C or SIGTERM, 1 where the service cannot start, 2 for wrong arguments."""
+    """Exit code 0 after Ctrl-C or SIGTERM, 1 if the service cannot start or breaks down, 2 for wrong arguments."""
     if not importlib.util.find_spec("litserve"):
         print(
             "cifar-serve: the server is not installed: pip install '.[server]' in the folder of this repository",
@@ -64,12 +64,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
             return serve_on_ray(settings)
         return serve(settings)
-    except KeyboardInterrupt:  # before there was anything to stop
+    except KeyboardInterrupt:  # before the service runs
         return 0
 
 
 def read_settings(argv: Sequence[str]) -> "Settings":
-    """Flags before CIFAR_… environment variables before defaults. Exits with 2 and a sentence where one is wrong."""
+    """From flags, else CIFAR_… environment variables, else defaults. Exits with 2 and a sentence if one is wrong."""
     from pydantic import ValidationError
     from pydantic_settings import CliApp, SettingsError
 
@@ -89,7 +89,7 @@ def read_settings(argv: Sequence[str]) -> "Settings":
 
 
 def _cannot_start(settings: "Settings") -> str | None:
-    """What can be told at once: the rest a worker says when it loads the checkpoint."""
+    """Why not, or None. Checks what is quick to check; a worker says the rest when it loads the checkpoint."""
     from server.security import ApiKeys, KeysError, tls_problem
 
     try:
@@ -111,15 +111,15 @@ def _cannot_deploy(settings: "Settings") -> str | None:
     if not importlib.util.find_spec("ray"):
         return "--engine ray: Ray is not installed: pip install '.[ray]' in the folder of this repository"
     if settings.device == "cuda" and not settings.gpus_per_worker:
-        return "--device cuda on Ray: say how much of a GPU a worker has: --gpus-per-worker 1, or a part of it"
+        return "--device cuda on Ray: set --gpus-per-worker to the GPUs of each worker: 1, or a fraction such as 0.25"
     return None
 
 
 def _cannot_listen(settings: "Settings") -> str | None:
-    from server.settings import nvidia_gpus
+    from server.settings import NO_GPU, nvidia_gpus
 
     if settings.device == "cuda" and not nvidia_gpus():
-        return "--device cuda: this machine has no NVIDIA GPU, or no driver for it"
+        return NO_GPU
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
         with socket.socket(family) as probe:
@@ -134,17 +134,17 @@ def _no_temporary_folder() -> str | None:
     try:
         folder = tempfile.gettempdir()
     except FileNotFoundError:
-        return "there is no temporary folder that can be written to: name one in TMPDIR"
-    if len(os.fsencode(folder)) > _TEMPORARY_PATH:
-        return f"the path of the temporary folder {folder} is too long for sockets in it: name another in TMPDIR"
-    # The metrics there are memory maps, which must not be out of room: the system would end us with SIGBUS.
-    if shutil.disk_usage(folder).free < _TEMPORARY_BYTES:
-        return f"the temporary folder {folder} has less than {_TEMPORARY_BYTES:,} bytes left: name another in TMPDIR"
+        return "no temporary folder can be written to: set TMPDIR to one that can"
+    if len(os.fsencode(folder)) > _MAX_FOLDER_PATH:
+        return f"the path of the temporary folder {folder} is too long for sockets in it: set TMPDIR to a shorter one"
+    # The metrics are memory-mapped files there: on a full disk, writing to them would end the process with SIGBUS.
+    if shutil.disk_usage(folder).free < _MIN_FREE_BYTES:
+        return f"the temporary folder {folder} has less than {_MIN_FREE_BYTES:,} bytes left: set TMPDIR to another"
     return None
 
 
 def serve(settings: "Settings") -> int:
-    """Runs until Ctrl-C or SIGTERM; requests in flight are answered."""
+    """Runs until Ctrl-C or SIGTERM; requests in flight are answered. Returns the exit code: 0, or 1 for a failure."""
     from server.init import fork_server, leave_group
 
     os.register_at_fork(after_in_child=leave_group)
@@ -152,9 +152,9 @@ def serve(settings: "Settings") -> int:
     workers = fork_server("server.preload")  # first: it imports torch while we import the rest
     with tempfile.TemporaryDirectory(prefix="cifar-") as folder:
         _keep_from_cleaners(folder)
-        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # looked at when prometheus_client is imported
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # read when prometheus_client is imported
         from server.app import ClassifierServer, StartError
-        from server.protocol import KEPT_S, OneWriteProtocol
+        from server.protocol import KEEP_ALIVE_S, OneWriteProtocol
 
         try:
             server = ClassifierServer(settings, Path(folder), workers)
@@ -164,12 +164,12 @@ def serve(settings: "Settings") -> int:
                 num_api_servers=settings.http_process_count(),
                 log_level="warning",
                 generate_client_file=False,
-                access_log=False,  # uvicorn's; ours is the Boundary's
+                access_log=False,  # uvicorn's; Boundary writes ours
                 interface="asgi3",
                 http=functools.partial(OneWriteProtocol, patience_s=settings.deadline_s),
                 ws="none",
-                timeout_keep_alive=KEPT_S,
-                log_config=None,  # uvicorn's lines go where ours go
+                timeout_keep_alive=KEEP_ALIVE_S,
+                log_config=None,  # uvicorn then logs as we do
                 ssl_certfile=settings.ssl_certfile,
                 ssl_keyfile=settings.ssl_keyfile,
             )
@@ -185,17 +185,17 @@ def serve(settings: "Settings") -> int:
 
 
 def _keep_from_cleaners(folder: str) -> None:
-    """systemd-tmpfiles, which removes what has lain in /tmp for ten days, passes over a folder that is locked."""
+    """Locks the folder: systemd-tmpfiles removes what is ten days old from /tmp, except from locked folders."""
     with contextlib.suppress(OSError):  # not every file system has locks
         fcntl.flock(os.open(folder, os.O_RDONLY), fcntl.LOCK_SH)
 
 
 def _allow_open_files() -> None:
-    """Every connection is one. The soft limit is often 1024, for programs of old, and ours to raise to the hard one."""
+    """Raises the limit of open files: each connection is one. The soft limit, often 1024, may be raised to the hard."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
     if soft != resource.RLIM_INFINITY and soft < wanted:
-        with contextlib.suppress(OSError, ValueError):  # macOS allows less than it says
+        with contextlib.suppress(OSError, ValueError):  # macOS allows less than its hard limit says
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
@@ -204,14 +204,15 @@ def _stop_on_signals() -> None:
 
     def stop(signum: int, frame: FrameType | None) -> None:
         nonlocal stopping
-        # Not in an HTTP process, where uvicorn repeats the signal when it has drained; nor twice, which breaks off.
+        # Not in an HTTP process, where uvicorn raises the signal again once it has drained; nor twice, which would
+        # interrupt the shutdown.
         if os.getpid() == main_process and not stopping:
             stopping = True
-            raise KeyboardInterrupt  # what LitServe takes as the word to stop
+            raise KeyboardInterrupt  # on which LitServe stops
 
     signal.signal(signal.SIGINT, stop)
     signal.signal(signal.SIGTERM, stop)
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup has it
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup sets it
         signal.signal(signal.SIGHUP, stop)  # the terminal was closed
 
 

@@ -18,13 +18,13 @@ from server.settings import Settings
 
 
 class Application(FastAPI):
-    """FastAPI for its OpenAPI documents; a request goes straight to our own layers."""
+    """FastAPI, for its OpenAPI documents; requests go straight to our own layers."""
 
-    wants_key = False
+    needs_key = False
 
     def openapi(self) -> dict[str, Any]:
         document = super().openapi()
-        return with_keys(document, OPEN_PATHS) if self.wants_key else document
+        return with_keys(document, OPEN_PATHS) if self.needs_key else document
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:  # type: ignore[override]
         assert self.middleware_stack  # noqa: S101
@@ -33,12 +33,12 @@ class Application(FastAPI):
 
 
 def build_app(settings: Settings, engine: Engine, lifespan: Lifespan[Any]) -> Application:
-    """No gzip over every answer, no exit stacks, no layer for each thing: see Boundary and Routes."""
+    """The application, without gzip for every answer, exit stacks or a layer per concern: see Boundary and Routes."""
     app = Application(title="cifar-service", description="Classifies images with the network that you trained.")
     add_routes(app.router, Service(settings, engine))
     routes = Routes(app.router.routes, lifespan)
     keys = ApiKeys(settings)
-    app.wants_key = bool(keys)
+    app.needs_key = bool(keys)
     app.middleware_stack = Boundary(routes, keys, settings)
     if settings.cors_origins:
         app.middleware_stack = CORSMiddleware(

@@ -15,9 +15,9 @@ import numpy as np
 from models.pixels import Pixels
 from server.engine import Engine, Predictions, WorkerLost
 from server.errors import InferenceFailed, QueueFull
-from server.metrics import SEEN
+from server.metrics import RECORDER
 
-# A worker's death is no fault of the images it held, and two deaths in a row still are not: a third is suspicious.
+# A worker that dies, or two in a row, need not be the fault of the images that they held: a third is suspicious.
 _ATTEMPTS = 3
 
 
@@ -39,20 +39,20 @@ class Batcher:
         self._waiting_images = 0
         self._running: set[asyncio.Task[None]] = set()
         self._dispatch_scheduled = False
-        SEEN.queued = lambda: self._waiting_images
+        RECORDER.queued = lambda: self._waiting_images
 
     def check_room(self, decoding: int = 0) -> None:
-        """Raises QueueFull where more images wait than may, those not decoded yet among them.
+        """Raises QueueFull if max_waiting_images wait, `decoding` images that have not come here yet among them.
 
-        Ask before doing work that would be thrown away.
+        Call it before work that would be thrown away.
         """
         if self._waiting_images + decoding >= self._max_waiting_images:
             raise QueueFull
 
     async def infer(self, images: Sequence[Pixels]) -> Predictions:
-        """Up to max_batch_size images, each uint8 [H, W, 3] → their predictions. Cancelled in time, it is dropped.
+        """Up to max_batch_size images, each uint8 [H, W, 3] → their predictions. Raises InferenceFailed.
 
-        They wait however many do already: whoever may be refused asks `check_room` first. Raises InferenceFailed.
+        If cancelled in time, they are dropped. Refuses none, however many wait: call `check_room` first.
         """
         item = _Waiting(images, asyncio.get_running_loop().create_future())
         self._waiting.append(item)
@@ -99,7 +99,7 @@ class Batcher:
                     item.answer.set_exception(error)
             return
         probabilities, card = predictions.probabilities, predictions.card
-        SEEN.batch(waits_s, probabilities, card)
+        RECORDER.batch(waits_s, probabilities, card)
         start = 0
         for item in batch:
             end = start + len(item.images)
@@ -108,7 +108,7 @@ class Batcher:
             start = end
 
     async def infer_batch(self, pixels: Pixels) -> Predictions:
-        """One batch, uint8 [N, H, W, 3], past those that wait and counted nowhere. Raises InferenceFailed."""
+        """Runs one batch, uint8 [N, H, W, 3], without queueing or counting it. Raises InferenceFailed."""
         for _ in range(_ATTEMPTS):
             try:
                 return await self._engine.infer(pixels)

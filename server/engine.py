@@ -1,7 +1,7 @@
-"""Engines answer batches: pixels in, probabilities and the model that made them out. Routes and batcher know only this.
+"""Engines run batches: pixels in, probabilities and the card of their model out. Batcher and Service know only this.
 
-WorkerEngine sends each batch to a worker process over its Unix socket. A worker that dies is noticed at once, by the
-socket's end; one that takes its place is found too.
+WorkerEngine sends each batch to a worker process over its Unix socket. If a worker dies, the socket closes, which shows
+at once; the worker that replaces it is connected to.
 """
 
 import asyncio
@@ -15,23 +15,23 @@ from typing import Protocol
 from models.card import ModelCard
 from models.pixels import Pixels
 from server.errors import CheckpointRefused, InferenceFailed
-from server.metrics import SEEN
+from server.metrics import RECORDER
 from server.wire import FRAME_LENGTH, RELOAD, Kind, Probabilities, pack_batch, unpack_predictions
 
 _RECONNECT_S = 0.05
-_UNREADABLE_S = 1.0  # until a worker whose message made no sense is asked again
-_RELOADS = 3  # that a worker may die in
+_UNREADABLE_S = 1.0  # before a worker whose message could not be read is connected to again
+_RELOAD_ATTEMPTS = 3  # a worker may die in each
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """probabilities: float32 [N, C], rows summing to 1; card: of the model that made them, in one batch."""
+    """probabilities: float32 [N, C], rows summing to 1; card: of the one model that made them."""
 
     probabilities: Probabilities
     card: ModelCard
-    batch_size: int = 0  # images of that batch, those of other requests among them
+    batch_size: int = 0  # images in their batch, those of other requests among them
 
 
 class WorkerLost(Exception):
@@ -43,11 +43,11 @@ class Engine(Protocol):
 
     @property
     def slots(self) -> int:
-        """How many batches keep every worker busy: one more than there are workers, so that none waits for us."""
+        """How many batches to send at a time: one more than there are workers, so that none of them waits for us."""
 
     @property
     def card(self) -> ModelCard | None:
-        """Of the model that answers, or answered last; None until one is ready."""
+        """The card of the model that answers, or answered last; None until one is ready."""
 
     @property
     def ready(self) -> bool:
@@ -57,7 +57,7 @@ class Engine(Protocol):
         """uint8 [N, H, W, 3] → Predictions. Raises WorkerLost (try again) or InferenceFailed (do not)."""
 
     async def reload(self) -> ModelCard:
-        """Serve the checkpoint as it is now; returns its card. Raises CheckpointRefused."""
+        """Serves the checkpoint as it is now; returns its card. Raises CheckpointRefused, or NotReady on Ray."""
 
 
 class WorkerEngine:
@@ -65,7 +65,7 @@ class WorkerEngine:
 
     def __init__(self, sockets: list[Path]) -> None:
         self._sockets = sockets
-        self._workers: list[_Worker] = []  # those that are connected and have said what they serve
+        self._workers: list[_Worker] = []  # connected, and have said what they serve
         self._any_worker = asyncio.Event()
         self.card: ModelCard | None = None
 
@@ -78,43 +78,43 @@ class WorkerEngine:
         return bool(self._workers)
 
     async def wait_until_ready(self) -> ModelCard:
-        """Waits for a worker; returns what it serves."""
+        """Waits for a worker; returns the card of what it serves."""
         while not self._workers:  # none yet, or one ended and another is started
             await self._any_worker.wait()
         return self._workers[0].model_card
 
     async def infer(self, pixels: Pixels) -> Predictions:
         await self.wait_until_ready()
-        worker = min(self._workers, key=self._reluctance)
-        # Of idle workers the next one is another, or all HTTP processes would send to the same.
+        worker = min(self._workers, key=self._rank)
+        # Equally busy workers take turns, or all HTTP processes would send to the same one.
         self._workers.remove(worker)
         self._workers.append(worker)
         return await worker.ask(pack_batch(pixels))
 
-    def _reluctance(self, worker: "_Worker") -> tuple[bool, int]:
-        """The least of it has the worker that has the least to do, of those that serve what the last message named.
+    def _rank(self, worker: "_Worker") -> tuple[bool, int]:
+        """Lowest for the worker with the least to do, of those that serve the version heard of last.
 
-        Workers may serve two versions for long, where one is out of memory say; an answer never mixes two.
+        Workers may serve two versions for long, if one is out of memory, say; an answer never mixes two.
         """
         return worker.model_card.version != (self.card and self.card.version), len(worker.unanswered)
 
     async def reload(self) -> ModelCard:
-        """Has every worker take over its checkpoint as it is now; returns what they serve then.
+        """Makes every worker load the checkpoint as it is now; returns the card of what they serve then.
 
-        Raises CheckpointRefused where it cannot be served: the previous one stays in use.
+        Raises CheckpointRefused if it cannot be served: the previous one stays in use.
         """
-        for _ in range(_RELOADS):
+        for _ in range(_RELOAD_ATTEMPTS):
             await self.wait_until_ready()
             try:
                 cards = await asyncio.gather(*(self._reload(worker.socket) for worker in self._workers))
                 return cards[0]
             except (ConnectionError, FileNotFoundError, asyncio.IncompleteReadError):
-                # It ended, and the one that takes its place may serve what was served before: it is asked.
+                # A worker ended, and its replacement may serve the previous checkpoint: it is asked too.
                 await asyncio.sleep(_RECONNECT_S)
-        raise CheckpointRefused(f"{_RELOADS} times in a row a worker ended before it had loaded it")
+        raise CheckpointRefused(f"{_RELOAD_ATTEMPTS} times in a row a worker ended before it had loaded the checkpoint")
 
     async def _reload(self, socket: Path) -> ModelCard:
-        """By a connection of its own: a worker answers each in order, and batches need not wait for the disk."""
+        """On a connection of its own: a worker answers each one in order, and batches should not wait for the disk."""
         reader, writer = await asyncio.open_unix_connection(socket)
         with contextlib.closing(writer):
             writer.write(_framed(RELOAD))
@@ -134,15 +134,15 @@ class WorkerEngine:
         while True:
             try:
                 reader, writer = await asyncio.open_unix_connection(socket)
-                await self._attend(reader, _Worker(socket, writer))
+                await self._receive(reader, _Worker(socket, writer))
             except (OSError, asyncio.IncompleteReadError):  # the worker ended, or is not there yet
                 await asyncio.sleep(_RECONNECT_S)
             except Exception:
-                log.exception("a message of the worker at %s cannot be read: connecting anew", socket)
+                log.exception("a message of the worker at %s cannot be read: reconnecting", socket)
                 await asyncio.sleep(_UNREADABLE_S)
 
-    async def _attend(self, reader: asyncio.StreamReader, worker: "_Worker") -> None:
-        """Take the worker's messages until its connection ends; what it had not answered by then is lost."""
+    async def _receive(self, reader: asyncio.StreamReader, worker: "_Worker") -> None:
+        """Takes the worker's messages until its connection ends; what it has not answered by then raises WorkerLost."""
         try:
             while True:
                 message = await _read_message(reader)
@@ -162,7 +162,7 @@ class WorkerEngine:
 
     def _take_card(self, message: bytes) -> ModelCard:
         self.card = ModelCard.model_validate_json(message[2:])
-        SEEN.model(self.card, refused=bool(message[1]))
+        RECORDER.model(self.card, refused=bool(message[1]))
         return self.card
 
 
@@ -178,9 +178,9 @@ class _Worker:
     def ask(self, batch: bytes) -> asyncio.Future[Predictions]:
         answer: asyncio.Future[Predictions] = asyncio.get_running_loop().create_future()
         frame = _framed(batch)
-        if not self._writer.is_closing():  # where the worker is lost, but `close` still to come, uvloop would raise
+        if not self._writer.is_closing():  # uvloop would raise if the worker is lost, but `close` still to come
             self._writer.write(frame)
-        self.unanswered.append(answer)  # now: one that was not sent would take the answer to the next
+        self.unanswered.append(answer)  # last: if its batch could not be sent, it would take the next one's answer
         return answer
 
     def take_answer(self, message: bytes) -> None:

@@ -65,18 +65,18 @@ class PayloadTooLarge(ServiceError, status=HTTPStatus.REQUEST_ENTITY_TOO_LARGE, 
 
 
 class UnsupportedMediaType(ServiceError, status=HTTPStatus.UNSUPPORTED_MEDIA_TYPE, code="unsupported_media_type"):
-    """A content type, or a content encoding, that we never take."""
+    """A content type or a content encoding that is not supported."""
 
 
 class UnprocessableImage(ServiceError, status=HTTPStatus.UNPROCESSABLE_ENTITY, code="corrupt_image"):
-    """Not an image, truncated, empty."""
+    """The image is empty, truncated, damaged, or not an image."""
 
 
 class QueueFull(ServiceError, status=HTTPStatus.TOO_MANY_REQUESTS, code="queue_full"):
     """Too much is waiting; Retry-After says when to try again."""
 
     def __init__(self, waiting: str = "images") -> None:
-        super().__init__(f"too many {waiting} are waiting: come back in a second", headers={"Retry-After": "1"})
+        super().__init__(f"too many {waiting} are waiting: try again in a second", headers={"Retry-After": "1"})
 
 
 class InferenceFailed(ServiceError, status=HTTPStatus.INTERNAL_SERVER_ERROR, code="inference_failed"):
@@ -91,7 +91,7 @@ class DeadlineExceeded(ServiceError, status=HTTPStatus.GATEWAY_TIMEOUT, code="de
     """No answer within the deadline."""
 
     def __init__(self, deadline_s: float) -> None:
-        super().__init__(f"no answer within {deadline_s:g} s: the service is overloaded, or its worker starts anew")
+        super().__init__(f"no answer within {deadline_s:g} s: the service is overloaded, or its worker is restarting")
 
 
 def image_refused(error: ImageError) -> ServiceError:
@@ -101,21 +101,21 @@ def image_refused(error: ImageError) -> ServiceError:
 
 
 def as_refusal(request: Request, error: Exception) -> ServiceError:
-    """Ours is one; Starlette's own (404, 405) and one that nobody expected become one."""
+    """The error as a ServiceError, which Starlette's own (404, 405) and unexpected ones become."""
     if isinstance(error, ServiceError):
         return error
     if not isinstance(error, HTTPException):
         return ServiceError("the service failed on this request; its log has the reason under this request id")
     status, headers = HTTPStatus(error.status_code), dict(error.headers or {})
-    told = {404: "there is no such path: see /docs", 405: f"this path takes {headers.get('Allow')}"}
-    detail = f"{request.method} {_shorten(request.url.path)}: {told.get(status, error.detail)}"
+    details = {404: "there is no such path: see /docs", 405: f"this path takes {headers.get('Allow')}"}
+    detail = f"{request.method} {_shorten(request.url.path)}: {details.get(status, error.detail)}"
     refusal = ServiceError(detail, status.name.lower(), headers)
     refusal.status = status
     return refusal
 
 
 def render(request: Request, refusal: ServiceError) -> Response:
-    """As a problem document."""
+    """The refusal as a problem document."""
     problem = {
         "type": "about:blank",
         "title": _TITLES.get(refusal.status, refusal.status.phrase),
@@ -125,7 +125,7 @@ def render(request: Request, refusal: ServiceError) -> Response:
         "request_id": request.state.request_id,
     }
     media_type = PROBLEM
-    if request.scope.get("path", "").startswith(("/v1", "/v2")):  # what was no HTTP has none
-        # Where clients of TensorFlow Serving and of the Open Inference Protocol look, and KServe's in no other type.
+    if request.scope.get("path", "").startswith(("/v1", "/v2")):  # if it was not HTTP, it has no path
+        # Clients of TensorFlow Serving and of the Open Inference Protocol look there, and KServe's only in this type.
         problem["error"], media_type = refusal.detail, "application/json"
     return Response(orjson.dumps(problem), int(refusal.status), refusal.headers, media_type)

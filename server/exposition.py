@@ -1,4 +1,4 @@
-"""The page at /metrics: what all processes have counted (server/metrics.py), and what is expected of the model."""
+"""The page at /metrics: what all processes have counted (server/metrics.py), and what the model card expects."""
 
 import glob
 import os
@@ -10,11 +10,11 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from models.card import CONFIDENCE_BOUNDS, ModelCard
-from server.metrics import folder
+from server.metrics import metrics_folder
 
 
 def render(model_name: str, card: ModelCard | None) -> bytes:
-    """In Prometheus's text format 0.0.4. Reads files: some milliseconds; for a thread."""
+    """The page, in Prometheus's text format 0.0.4. Reads files for some milliseconds: to be called in a thread."""
     registry = CollectorRegistry()
     registry.register(_Written())
     registry.register(ServedModel(model_name, card))
@@ -22,23 +22,23 @@ def render(model_name: str, card: ModelCard | None) -> bytes:
 
 
 class _Written(Collector):
-    """What all processes have written."""
+    """The metrics that all processes have written."""
 
     def collect(self) -> Iterator[Metric]:
-        # A process that starts makes its files before it gives them a size; MultiProcessCollector.collect fails there.
-        files = [path for path in glob.glob(f"{folder()}/*.db") if _size(path)]
+        # A process that starts creates its files empty, and MultiProcessCollector.collect fails on empty ones.
+        files = [path for path in glob.glob(f"{metrics_folder()}/*.db") if _size(path)]
         yield from MultiProcessCollector.merge(files, accumulate=True)  # type: ignore[no-untyped-call]
 
 
 def _size(path: str) -> int:
     try:
         return os.path.getsize(path)
-    except FileNotFoundError:  # of a process that has ended meanwhile
+    except FileNotFoundError:  # its process has ended meanwhile
         return 0
 
 
 class ServedModel(Collector):
-    """What the process that is asked serves: read when asked, so that no version of the past lingers."""
+    """The model that this process serves: read at each scrape, so that no past version lingers."""
 
     def __init__(self, name: str, card: ModelCard | None) -> None:
         self._name = name
@@ -53,15 +53,15 @@ class ServedModel(Collector):
         yield from self._expected()
 
     def _expected(self) -> Iterator[Metric]:
-        """What the card says of the test images, for what is counted above to be compared with."""
+        """What the card says of the test images, to compare the counted metrics with."""
         classes = GaugeMetricFamily(
             "cifar_expected_predictions_ratio",
-            "Part of the test images of the card, by the class predicted.",
+            "Fraction of the card's test images, by the class predicted.",
             labels=["label"],
         )
         confidence = GaugeMetricFamily(
             "cifar_expected_confidence_ratio",
-            "Part of the test images of the card with a confidence up to `le`.",
+            "Fraction of the card's test images with a confidence up to `le`.",
             labels=["le"],
         )
         if self._card and (scores := self._card.scores):  # a card need not have them

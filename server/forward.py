@@ -22,21 +22,21 @@ from server.wire import Probabilities
 Forward = Callable[[Pixels], Probabilities]
 
 _CANARY_IMAGES = 8
-_TRIALS = 20  # for each way to run a network on the CPU, or as many as this time allows
+_TRIALS = 20  # of each way to run a network on the CPU, or fewer if they take longer than _TRIALS_S
 _TRIALS_S = 0.2
-_MOST_SAID = 300  # characters of what was raised
-_TOLERANCE = 1e-4  # of a probability: the two add up in another order, and no more than that
+_MOST_SAID = 300  # characters of an exception's message
+_TOLERANCE = 1e-4  # of a probability: what summing in another order can change
 
 
 def make_forward(classifier: Classifier, device: torch.device, kind: str, threads: int) -> Forward:
-    """`kind` is `eager` or `onnxruntime`. Raises CheckpointError where a canary batch fails or disagrees."""
+    """`kind` is `eager` or `onnxruntime`. Raises CheckpointError if a canary batch fails, or the two disagree on it."""
     try:
         return _try_out(classifier, device, kind, threads)
     except CheckpointError:
         raise
-    except Exception as error:  # of a network, which may raise anything, or of a device without memory for it
+    except Exception as error:  # a network may raise anything, and a device may lack memory for it
         size = classifier.card.input_size
-        raise CheckpointError(f"the network fails on {device}, {size}×{size}: {_said(error)}") from error
+        raise CheckpointError(f"the network fails on {device}, {size}×{size}: {_one_line(error)}") from error
 
 
 def _try_out(classifier: Classifier, device: torch.device, kind: str, threads: int) -> Forward:
@@ -44,28 +44,28 @@ def _try_out(classifier: Classifier, device: torch.device, kind: str, threads: i
     shape = (_CANARY_IMAGES, card.input_size, card.input_size, 3)
     canary = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     precision = card.precision if supports(device.type, card.precision) else "float32"
-    as_said, exact = (_in_precision(classifier.to(device), each) for each in (precision, "float32"))
-    forward = _eager(as_said, device)
+    in_precision, in_float32 = (_in_precision(classifier.to(device), each) for each in (precision, "float32"))
+    forward = _eager(in_precision, device)
     expected = forward(canary)
     if expected.shape != (_CANARY_IMAGES, len(card.classes)) or not np.isfinite(expected).all():
-        raise CheckpointError(f"the network does not answer a picture with {len(card.classes)} probabilities")
+        raise CheckpointError(f"the network does not answer a picture with {len(card.classes)} finite probabilities")
     if kind == "onnxruntime":
-        return _checked_onnxruntime(exact.cpu(), canary, threads)
+        return _checked_onnxruntime(in_float32.cpu(), canary, threads)
     if device.type != "cpu":
         return forward
-    ways = [forward, *_other_ways_on_cpu(as_said)]
-    if precision != "float32":  # which is more exact, and may be faster
-        ways += _other_ways_on_cpu(exact)
+    ways = [forward, *_other_ways_on_cpu(in_precision)]
+    if precision != "float32":  # float32 is more exact, and may be faster
+        ways += _other_ways_on_cpu(in_float32)
     return fastest(ways, canary)
 
 
-def _said(error: Exception) -> str:
-    """On one line, and not all of it: torch may add its whole graph."""
+def _one_line(error: Exception) -> str:
+    """The error on one line, cut short: torch may add its whole graph."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:_MOST_SAID]}"
 
 
 def _in_precision(classifier: Classifier, precision: str) -> Classifier:
-    """The classifier with weights that are in `precision` already where autocast would convert them for every batch."""
+    """The classifier, its weights already in `precision` where autocast would convert them for every batch."""
     card = classifier.card.model_copy(update={"precision": precision})
     net = classifier.net if precision == "float32" else copy.deepcopy(classifier.net)
     converted = Classifier(net, card).to(classifier.mean.device).eval()
@@ -86,27 +86,27 @@ def _eager(classifier: Classifier, device: torch.device, onednn: bool = True) ->
 
 
 def _other_ways_on_cpu(classifier: Classifier) -> list[Forward]:
-    """oneDNN prepares every call, for which a small network has no time; a large one gains from channels last."""
+    """Without oneDNN, which prepares every call, too slowly for small networks; and channels last, for large ones."""
     channels_last = copy.deepcopy(classifier).to(memory_format=torch.channels_last)
     cpu = torch.device("cpu")
     return [_eager(classifier, cpu, onednn=False), _eager(channels_last, cpu)]
 
 
 def fastest(ways: list[Forward], canary: Pixels) -> Forward:
-    """By the time for one image and for several, since a service has both; they take turns."""
+    """The one with the least time for one image and for several together, since a service has both; they take turns."""
     best_s = dict.fromkeys(ways, math.inf)
     give_up_at = time.perf_counter() + _TRIALS_S
     for _ in range(_TRIALS):
         for forward in ways:
             with contextlib.suppress(Exception):  # not every network takes channels last: one with `view` does not
                 best_s[forward] = min(best_s[forward], _time(forward, canary, min(best_s.values())))
-        if time.perf_counter() > give_up_at:  # a large network shows it at once
+        if time.perf_counter() > give_up_at:  # a large network shows it in one trial
             break
     return min(ways, key=best_s.__getitem__)
 
 
 def _time(forward: Forward, canary: Pixels, best_s: float) -> float:
-    """For one image and for all; for the one alone where that has taken longer than the best for both."""
+    """Seconds for one image and then for all; or for the one alone if that takes longer than the best for both."""
     start = time.perf_counter()
     forward(canary[:1])
     if time.perf_counter() - start < best_s:
@@ -115,29 +115,30 @@ def _time(forward: Forward, canary: Pixels, best_s: float) -> float:
 
 
 def _checked_onnxruntime(classifier: Classifier, canary: Pixels, threads: int) -> Forward:
-    """Raises CheckpointError where it is not installed, cannot run the network, or disagrees with eager torch."""
+    """Raises CheckpointError if ONNX Runtime is not installed, cannot run the network, or disagrees with torch."""
     if not importlib.util.find_spec("onnxruntime"):
         raise CheckpointError("ONNX Runtime is not installed: pip install '.[onnx]' in the folder of this repository")
     try:
         forward = _onnxruntime(classifier, canary, threads)
         difference = np.abs(forward(canary) - _eager(classifier, torch.device("cpu"))(canary)).max()
-    except Exception as error:  # of the exporter, of ONNX Runtime, ...
-        raise CheckpointError(f"ONNX Runtime cannot run it: serve with --forward eager ({_said(error)})") from error
+    except Exception as error:  # the exporter's, ONNX Runtime's, ...
+        sentence = "ONNX Runtime cannot run the network: serve with --forward eager"
+        raise CheckpointError(f"{sentence} ({_one_line(error)})") from error
     if not difference <= _TOLERANCE:
-        raise CheckpointError(f"ONNX Runtime's probabilities are off by {difference:.2g}: serve with --forward eager")
+        raise CheckpointError(f"ONNX Runtime's probabilities differ by {difference:.2g}: serve with --forward eager")
     return forward
 
 
 def _onnxruntime(classifier: Classifier, canary: Pixels, threads: int) -> Forward:
     import onnxruntime
 
-    # A graph has no branches: where a picture may be looked at again, it has the logits of one look alone.
-    one_look = bool(classifier.card.tta_below)
+    # A graph has no branches: with test-time augmentation it gives the logits of one view, and torch does the rest.
+    one_view = bool(classifier.card.tta_below)
     model = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter that needs no further package is called the old one
+        warnings.simplefilter("ignore")  # that this exporter, which needs no further package, is the old one
         torch.onnx.export(
-            _OneLook(classifier).eval() if one_look else classifier,
+            _OneView(classifier).eval() if one_view else classifier,
             (torch.tensor(canary),),
             model,  # type: ignore[arg-type]  # a file object is taken too, says its documentation
             input_names=["pixels"],
@@ -153,14 +154,14 @@ def _onnxruntime(classifier: Classifier, canary: Pixels, threads: int) -> Forwar
         answers: Probabilities = session.run(None, {"pixels": pixels})[0]
         return answers
 
-    class LooksByRuntime(Classifier):
+    class OnnxClassifier(Classifier):
         def one_view(self, pixels: torch.Tensor) -> torch.Tensor:
             return torch.from_numpy(run(pixels.numpy()))
 
-    return _eager(LooksByRuntime(nn.Identity(), classifier.card), torch.device("cpu")) if one_look else run
+    return _eager(OnnxClassifier(nn.Identity(), classifier.card), torch.device("cpu")) if one_view else run
 
 
-class _OneLook(nn.Module):
+class _OneView(nn.Module):
     def __init__(self, classifier: Classifier) -> None:
         super().__init__()
         self.classifier = classifier

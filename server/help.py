@@ -8,19 +8,19 @@ from pydantic.fields import FieldInfo
 
 from server.settings import Settings
 
-_GROUPS = {  # by the first of their settings
+_GROUPS = {  # titles, by the first setting of each group
     "checkpoint": "Model and address",
     "engine": "Processes and batches",
     "max_body_bytes": "Limits of a request",
-    "api_keys": "Who may ask",
+    "api_keys": "API keys, TLS, CORS",
     "log_format": "Logs",
 }
 _FLAG_COLUMNS = 34
 _USAGE = """usage: cifar-serve [--FLAG VALUE ...]
 
 {summary}
-Every flag is an environment variable too: --max-images 9 is CIFAR_MAX_IMAGES=9, over
-which the flag wins. Shown are the defaults."""
+Every flag is an environment variable too: --max-images 9 is CIFAR_MAX_IMAGES=9. The flag
+wins. The values shown are the defaults."""
 
 
 def print_help() -> None:

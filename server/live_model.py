@@ -20,9 +20,9 @@ from server.settings import Settings
 from server.wire import Probabilities
 
 _LOOK_EVERY_S = 0.5
-_TRY_AGAIN_S = 30.0  # what was refused as it is: a GPU may have its memory back, a disk its network
+_TRY_AGAIN_S = 30.0  # for a refused checkpoint that has not changed: a GPU may have memory again, a disk its network
 
-# Of the checkpoint and of its card: inode, size, and when content and permissions changed; None where there is none.
+# For the checkpoint and for its card: inode, size, and when content and permissions changed; None if there is none.
 _Files = list[tuple[int, int, int, int] | None]
 
 log = logging.getLogger(__name__)
@@ -36,8 +36,8 @@ class _Serving(NamedTuple):
 class LiveModel:
     """The classifier that answers now. A changed checkpoint takes its place once it has shown that it works.
 
-    `last_good` is where the checkpoint that serves is kept, for all workers: one that starts anew goes on with it where
-    the one on disk is none that they would take over.
+    `last_good` is a copy of the checkpoint being served, for all workers: a worker that is restarted serves it if the
+    one on disk would be refused.
     """
 
     def __init__(self, settings: Settings, last_good: Path, device: str, threads: int) -> None:
@@ -47,12 +47,12 @@ class LiveModel:
         self._threads = threads
         self._last_good = last_good
         self._device = _usable(device)
-        self.refused = False  # whether the checkpoint on disk is one that cannot be served
+        self.refused = False  # whether the checkpoint on disk cannot be served
         self._reloading = threading.Lock()
         self._files: _Files | None = None  # as they were when they were last read
         self._read_at = 0.0
         self._serving, weights = self._start()
-        self._keep(weights)
+        self._save_last_good(weights)
 
     @property
     def card(self) -> ModelCard:
@@ -64,12 +64,12 @@ class LiveModel:
         return serving.forward(pixels), serving.card
 
     def check_device(self) -> None:
-        """Raises what torch does where the device computes no more, as a GPU after an error of which none recovers."""
+        """Raises torch's error if the device computes no more, as a GPU after a fatal error. Lack of memory is none."""
         with contextlib.suppress(torch.OutOfMemoryError):
             torch.ones(1, device=self._device).add(1).cpu()
 
     def follow_checkpoint(self) -> None:
-        """Runs for ever: looks at the files, and takes over what has changed, or what may no longer be refused."""
+        """Runs for ever: reloads the checkpoint if its files have changed, or if it may be refused no longer."""
         while True:
             time.sleep(_LOOK_EVERY_S)
             try:
@@ -77,12 +77,12 @@ class LiveModel:
                 if due or self._stat_files() != self._files:
                     with contextlib.suppress(CheckpointError):  # logged
                         self.reload()
-            except Exception:  # without this thread nothing would be taken over any more
-                log.exception("the checkpoint cannot be followed: trying again in %g s", _TRY_AGAIN_S)
+            except Exception:  # without this thread there would be no more reloads
+                log.exception("cannot tell whether the checkpoint has changed: trying again in %g s", _TRY_AGAIN_S)
                 time.sleep(_TRY_AGAIN_S)
 
     def reload(self) -> None:
-        """Take over the checkpoint as it is on disk. Raises CheckpointError: what served before stays in use."""
+        """Serves the checkpoint as it is on disk. Raises CheckpointError: the one that served before stays in use."""
         with self._reloading:
             if self._stat_files() == self._files and not self.refused:
                 return
@@ -96,24 +96,24 @@ class LiveModel:
             if candidate.card != self.card:
                 log.info("now serving %s in place of %s", candidate.card.version, self.card.version)
                 self._serving = candidate
-                self._keep(weights)
+                self._save_last_good(weights)
 
     def _start(self) -> tuple[_Serving, bytes]:
-        """What is on disk, and its weights; for a worker that starts anew only what the others may be serving too."""
+        """What to serve first, and its weights. A restarted worker takes only what the others may be serving too."""
         try:
             weights, card = read(self._last_good)
-        except CheckpointError:  # there is none: this is the service's start, or there was no room for it
+        except CheckpointError:  # there is none: the service is starting, or there was no room for it
             return self._read(None)
         if self._settings.reload:
             try:
                 return self._read(card)
             except CheckpointError as error:
                 self.refused = True
-                log.error("starting anew with the checkpoint served before: %s", error)
+                log.error("restarting with the checkpoint served before: %s", error)
         return self._try(build_classifier(self._last_good, weights, card)), weights
 
     def _read(self, served: ModelCard | None) -> tuple[_Serving, bytes]:
-        """What is on disk, and its weights, where it can take the place of what is served.
+        """What is on disk, and its weights, if it can take the place of what is served (None: of nothing).
 
         Raises CheckpointError and nothing else, whatever the disk, the network or the device raise.
         """
@@ -122,10 +122,11 @@ class LiveModel:
         try:
             weights, card = read(path, served)
             if served and card.input_size != served.input_size:
-                raise CheckpointError("it takes another input size: restart to serve it")
+                sizes = f"{card.input_size} pixels a side in place of {served.input_size}"
+                raise CheckpointError(f"it takes another input size, {sizes}: restart to serve it")
             if served and card.sha256 != served.sha256 and path.parent == PRETRAINED:
                 raise CheckpointError(f"{self._settings.checkpoint} is gone: restart to serve {path} in its place")
-            with self._survived() if served else contextlib.nullcontext():
+            with self._crash_guard() if served else contextlib.nullcontext():
                 return self._try(build_classifier(path, weights, card)), weights
         except CheckpointError:
             raise
@@ -134,16 +135,16 @@ class LiveModel:
             raise CheckpointError(f"{path} cannot be served: {type(error).__name__}: {error}") from error
 
     @contextlib.contextmanager
-    def _survived(self) -> Iterator[None]:
-        """Refuses what has killed the workers that tried it, by its memory say, which none of them could catch.
+    def _crash_guard(self) -> Iterator[None]:
+        """Refuses a checkpoint that has killed the workers that tried it, by its memory say, which they cannot catch.
 
-        Whoever enters the block notes these files, itself, and how many ended in it before. Raises CheckpointError
-        where there were two: one may have been killed for another reason.
+        Each that enters the block notes these files, its process id, and how many workers ended in it before. Raises
+        CheckpointError if there were two: one may have been killed for another reason.
         """
         note, files = self._last_good.with_suffix(".trying"), repr(self._files)
         killed = _killed_by(files, note)
         if killed > 1:
-            raise CheckpointError("two workers that tried it were killed, as where memory is short: put another there")
+            raise CheckpointError("two workers that tried it were killed, perhaps for lack of memory: replace it")
         with contextlib.suppress(OSError):
             note.write_text(f"{os.getpid()} {killed} {files}")
         try:
@@ -151,14 +152,14 @@ class LiveModel:
         finally:
             note.unlink(missing_ok=True)
 
-    def _keep(self, weights: bytes) -> None:
-        """Copy what serves now to `last_good`. A full disk is no harm."""
+    def _save_last_good(self, weights: bytes) -> None:
+        """Copies what serves now to `last_good`. On a full disk there is no copy, and a warning."""
         card = card_path(self._last_good)
         try:
             write_atomically({card: self.card.model_dump_json().encode(), self._last_good: weights})
         except OSError as error:
-            log.warning("a worker that starts anew will need the checkpoint on disk, there is no copy: %s", error)
-            for path in (self._last_good, card):  # of what served before
+            log.warning("a worker that is restarted will need the checkpoint on disk, as there is no copy: %s", error)
+            for path in (self._last_good, card):  # of the one before
                 with contextlib.suppress(OSError):
                     path.unlink()
 
@@ -178,12 +179,12 @@ class LiveModel:
 
 
 def _killed_by(files: str, note: Path) -> int:
-    """How many workers have ended while they tried these files."""
+    """How many workers were killed while they tried these files."""
     try:
         worker, before, noted = note.read_text().split(" ", 2)
         if noted != files:
             return 0
-        os.kill(int(worker), 0)  # whether it lives
+        os.kill(int(worker), 0)  # raises if it has ended
     except ProcessLookupError:
         return int(before) + 1
     except (OSError, ValueError):  # there is no note, or its writer was cut short

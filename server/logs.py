@@ -1,6 +1,6 @@
 """Log lines on stderr: one JSON object each for machines, plain ones on a terminal. The same in every process.
 
-What a line says beside its message goes in `extra=fields(...)`: a JSON member each, or ` name=value` on a terminal.
+What a line says besides its message goes into `extra=fields(...)`: JSON members, or ` name=value` on a terminal.
 """
 
 import json
@@ -21,7 +21,7 @@ _LIBRARIES = ("litserve", "uvicorn", "uvicorn.error")
 
 
 def configure(log_format: Format, level: Level) -> None:
-    """Every logger of this process, LitServe's and uvicorn's too. Again after LitServe has made its own handlers."""
+    """Sets up every logger of this process, LitServe's and uvicorn's too. Again after LitServe has set its handlers."""
     as_json = log_format == "json" or (log_format == "auto" and not sys.stderr.isatty())
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter() if as_json else PlainFormatter())
@@ -31,16 +31,16 @@ def configure(log_format: Format, level: Level) -> None:
         library = logging.getLogger(name)
         library.handlers.clear()
         library.propagate = True
-        library.setLevel(max(logging.WARNING, logging.getLogger().level))  # they tell of every start and stop
+        library.setLevel(max(logging.WARNING, logging.getLogger().level))  # they log every start and stop
 
 
 def fields(**values: object) -> dict[str, dict[str, object]]:
-    """`log.info("…", extra=fields(client="10.0.0.1"))`. What is None is left out."""
+    """For `log.info("…", extra=fields(client="10.0.0.1"))`. What is None is left out."""
     return {"fields": {name: value for name, value in values.items() if value is not None}}
 
 
 def trace_id(traceparent: bytes | None) -> str | None:
-    """The caller's trace id, from the header that carries it: None where there is none, or one of another form."""
+    """The caller's trace id, from the header `traceparent`; None if there is none, or one of another form."""
     match = _TRACEPARENT.fullmatch(traceparent or b"")
     return match[1].decode() if match else None
 
@@ -62,7 +62,7 @@ class JsonFormatter(logging.Formatter):
             line["exception"] = self.formatException(record.exc_info)
         try:
             return orjson.dumps(line, default=str).decode()
-        except TypeError:  # a file's name in bytes that are not UTF-8, say
+        except TypeError:  # for example a file name that is not UTF-8
             return json.dumps(line, default=str)
 
 
@@ -73,5 +73,5 @@ class PlainFormatter(logging.Formatter):
         super().__init__("%(asctime)s %(levelname)s %(message)s")
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # logging's name
-        said: dict[str, object] = getattr(record, "fields", {})
-        return super().formatMessage(record) + "".join(f" {name}={value}" for name, value in said.items())
+        values: dict[str, object] = getattr(record, "fields", {})
+        return super().formatMessage(record) + "".join(f" {name}={value}" for name, value in values.items())

@@ -1,9 +1,9 @@
-"""What the service counts. server/exposition.py shows it to Prometheus, summed over the processes.
+"""What the service counts. server/exposition.py shows it to Prometheus, summed over all processes.
 
 Each process writes its numbers into files of its own in `$PROMETHEUS_MULTIPROC_DIR` (set before this module is
-imported), and whichever process is asked adds them all up: nothing is lost with a process that ended. A request only
-appends to lists, some 1 µs; every 0.25 s they are counted with numpy and written, where prometheus_client's own calls
-would take 20 µs a request.
+imported), and whichever process is asked adds all files up: nothing is lost with a process that has ended. A request
+only appends to lists, in some 1 µs; every 0.25 s these are counted with numpy and written. prometheus_client's own
+calls would take 20 µs per request.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ _WRITE_EVERY_S = 0.25
 _RESERVED_BYTES = 256 * 1024
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
-# A file is cut to what prometheus_client takes for its size when that grows: what is reserved must be its size.
+# When a file grows, prometheus_client sets it to twice the size it believes it has: it must know what we reserve.
 prometheus_client.mmap_dict._INITIAL_MMAP_SIZE = _RESERVED_BYTES
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ class BulkHistogram(Histogram):
     """A histogram that takes many values at once."""
 
     def observe_all(self, values: npt.ArrayLike) -> None:
-        # A NaN would make the sum one for ever.
+        # With a NaN the sum would be NaN for ever.
         numbers = np.nan_to_num(np.asarray(values, np.float64))
         self._sum.inc(float(numbers.sum()))
         counts = np.bincount(np.searchsorted(self._upper_bounds, numbers), minlength=len(self._buckets))
@@ -74,17 +74,17 @@ REFUSED = Gauge(
 )
 
 
-class Seen:
-    """What this process has seen and not written yet. For its event loop only: nothing here is locked."""
+class Recorder:
+    """What this process has counted and not written yet. For its event loop only: nothing here is locked."""
 
     def __init__(self) -> None:
         self.in_flight = 0
         self.queued: Callable[[], int] = lambda: 0
-        self.counts_reloads = False  # one HTTP process does: all of them see the same reloads
+        self.counts_reloads = False  # only one HTTP process does: all of them see the same reloads
         self.card: ModelCard | None = None  # of the model that answers now
-        self._forget()
+        self._reset()
 
-    def _forget(self) -> None:
+    def _reset(self) -> None:
         self._requests: defaultdict[tuple[str, int], list[float]] = defaultdict(list)
         self._rejections: Count[str] = Count()
         self._waits: list[float] = []
@@ -100,12 +100,12 @@ class Seen:
         self._rejections[code] += 1
 
     def batch(self, waits_s: list[float], probabilities: Probabilities, card: ModelCard) -> None:
-        """The network of this card took a batch: how long each request of it waited; float32 [N, C]."""
+        """A batch was answered: how long each of its requests waited, its probabilities (float32 [N, C]) and card."""
         self._waits += waits_s
         self._batches[card.classes, card.uncertain_below].append(probabilities)
 
     def model(self, card: ModelCard, refused: bool = False) -> None:
-        """A worker says that it serves this, and whether it has refused what is on disk."""
+        """A worker says that it serves `card`, and whether it has refused the checkpoint on disk."""
         if self.counts_reloads:
             REFUSED.set(refused)
             if self.card and self.card.version != card.version:
@@ -113,7 +113,7 @@ class Seen:
         self.card = card
 
     def write(self) -> None:
-        """Into the files that every process of the service can read."""
+        """Writes the counts into files that every process of the service can read. If it cannot, logs a warning."""
         try:
             self._write()
         except OSError as error:  # a service without metrics is better than none
@@ -121,7 +121,7 @@ class Seen:
 
     def _write(self) -> None:
         requests, rejections, waits, batches = self._requests, self._rejections, self._waits, self._batches
-        self._forget()  # first: what cannot be written must not pile up
+        self._reset()  # first: what cannot be written must not pile up
         IN_FLIGHT.set(self.in_flight)
         QUEUED.set(self.queued())
         for (route, status), seconds in requests.items():
@@ -136,7 +136,7 @@ class Seen:
             _write_predictions(np.concatenate(blocks), classes, uncertain_below)
 
     async def keep_writing(self) -> None:
-        """Until cancelled."""
+        """Writes every 0.25 s until cancelled."""
         _reserve_files()
         while True:
             self.write()
@@ -145,11 +145,11 @@ class Seen:
 
 @contextlib.asynccontextmanager
 async def counting() -> AsyncIterator[None]:
-    """While a process serves: its numbers are written, the last ones too."""
-    task = asyncio.create_task(SEEN.keep_writing())
+    """Writes this process's counts while the block runs, and the last ones at its end."""
+    task = asyncio.create_task(RECORDER.keep_writing())
     yield
     task.cancel()
-    SEEN.write()
+    RECORDER.write()
 
 
 def _write_predictions(probabilities: Probabilities, classes: Sequence[str], uncertain_below: float | None) -> None:
@@ -164,16 +164,16 @@ def _write_predictions(probabilities: Probabilities, classes: Sequence[str], unc
 
 
 def _reserve_files() -> None:
-    """Room on the disk for this process's files: a memory map over a full one ends the process with SIGBUS."""
-    IN_FLIGHT.set(0)  # makes the files, all three: after a fork every metric is given its place again
+    """Reserves disk space for this process's files: on a full disk, writing to a memory map ends it with SIGBUS."""
+    IN_FLIGHT.set(0)  # creates all three files: after a fork, every metric is given its place again
     if hasattr(os, "posix_fallocate"):
-        for path in glob.glob(f"{folder()}/*_{os.getpid()}.db"):
-            with open(path, "r+b") as file, contextlib.suppress(OSError):  # as on a file system that cannot
+        for path in glob.glob(f"{metrics_folder()}/*_{os.getpid()}.db"):
+            with open(path, "r+b") as file, contextlib.suppress(OSError):  # not every file system can
                 os.posix_fallocate(file.fileno(), 0, _RESERVED_BYTES)
 
 
-def folder() -> str:
+def metrics_folder() -> str:
     return os.environ["PROMETHEUS_MULTIPROC_DIR"]
 
 
-SEEN = Seen()
+RECORDER = Recorder()

@@ -12,13 +12,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server import logs
 from server.errors import PayloadTooLarge, QueueFull, ServiceError, UnsupportedMediaType, as_refusal, render
-from server.metrics import SEEN
+from server.metrics import RECORDER
 from server.security import OPEN_PATHS, ApiKeys
 from server.settings import Settings
 
-_SANE_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+_VALID_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _CLIENT_GONE = 499  # nginx's, for a client that leaves before its answer: nobody is left to read it
-_COUNTED_ONLY = (429, _CLIENT_GONE)  # they come by the thousand, when there is least time for a line of the log
+_COUNTED_ONLY = (429, _CLIENT_GONE)  # not logged: they come by the thousand, when there is least time for it
 _NO_ROUTE = "none"
 _LOGGED_PATH_LENGTH = 256
 
@@ -26,17 +26,17 @@ log = logging.getLogger(__name__)
 
 
 class Boundary:
-    """One layer where Starlette would have one each for errors, exceptions, ids, limits, keys: each costs a request.
+    """One layer where Starlette would have one each for errors, exceptions, ids, limits, keys: each costs time.
 
-    A request that failed leaves a line in the log, or with `log_all` every one; but no probe, which fails many times
-    while a model loads, nor what is counted only.
+    With the setting `access_log` every request is logged. Else only those that failed are, except on OPEN_PATHS, whose
+    probes fail many times while a model loads, and except _COUNTED_ONLY.
     """
 
     def __init__(self, app: ASGIApp, keys: ApiKeys, settings: Settings) -> None:
         self._app = app
         self._keys = keys
         self.max_body_bytes, self.max_waiting_bytes = settings.max_body_bytes, settings.max_waiting_bytes
-        self.waiting_bytes = 0  # of all bodies that are under way
+        self.waiting_bytes = 0  # received of the bodies of all requests in progress
         self._log_all = settings.access_log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -45,7 +45,7 @@ class Boundary:
         started = time.perf_counter()
         exchange = _Exchange(scope, receive, send, self)
         scope["state"]["task"] = asyncio.current_task()
-        SEEN.in_flight += 1
+        RECORDER.in_flight += 1
         try:
             try:
                 if self._keys:
@@ -55,16 +55,16 @@ class Boundary:
                 exchange.status = _CLIENT_GONE
             except Exception as error:
                 await exchange.refuse(error)
-        except asyncio.CancelledError:  # as our protocol does it to a request whose client has gone, and Ray
+        except asyncio.CancelledError:  # by our protocol because the client has gone, or by Ray
             exchange.status = exchange.status or _CLIENT_GONE
             if "client_gone" not in scope["state"]:
                 raise
         finally:
-            SEEN.in_flight -= 1
+            RECORDER.in_flight -= 1
             self.waiting_bytes -= exchange.received
             seconds = time.perf_counter() - started
             status = exchange.status
-            SEEN.request(scope["route"].path if "route" in scope else _NO_ROUTE, status, seconds)
+            RECORDER.request(scope["route"].path if "route" in scope else _NO_ROUTE, status, seconds)
             if self._log_all or (status >= 400 and status not in _COUNTED_ONLY and scope["path"] not in OPEN_PATHS):
                 exchange.log(seconds)
 
@@ -75,7 +75,7 @@ class _Exchange:
     def __init__(self, scope: Scope, receive: Receive, send: Send, boundary: Boundary) -> None:
         self.headers: dict[bytes, bytes] = dict(scope["headers"])
         self.id = self.headers.get(b"x-request-id", b"")
-        if not _SANE_REQUEST_ID.fullmatch(self.id):
+        if not _VALID_REQUEST_ID.fullmatch(self.id):
             self.id = b"%032x" % random.getrandbits(128)
         scope.setdefault("state", {})["request_id"] = self.id.decode()
         self.status = 0  # until an answer begins
@@ -84,14 +84,17 @@ class _Exchange:
         self.received = 0  # bytes of the body
 
     async def receive(self) -> Message:
-        """The next part of the body. Raises PayloadTooLarge, before the first byte where the length is announced, or
-        QueueFull where the bodies of all requests together are too large, or UnsupportedMediaType."""
-        # A number, as the HTTP parser has made sure.
+        """The next part of the body.
+
+        Raises PayloadTooLarge (before the first byte if the length is announced), UnsupportedMediaType, or QueueFull if
+        the bodies of all requests together are too large.
+        """
+        # The HTTP parser has made sure that this is a number.
         if int(self.headers.get(b"content-length", b"0")) > self._boundary.max_body_bytes:
             raise self._too_large()
         encoding = self.headers.get(b"content-encoding", b"").decode("latin-1")
         if encoding.lower() not in ("", "identity"):
-            raise UnsupportedMediaType(f"a body of Content-Encoding {encoding} is not taken: send it without")
+            raise UnsupportedMediaType(f"Content-Encoding {encoding} is not supported: send the body without it")
         message = await self._receive()
         size = len(message.get("body", b""))
         self.received += size
@@ -103,7 +106,7 @@ class _Exchange:
         return message
 
     def _too_large(self) -> PayloadTooLarge:
-        return PayloadTooLarge(f"the body is over {self._boundary.max_body_bytes:,} bytes, the largest that is taken")
+        return PayloadTooLarge(f"the body is over {self._boundary.max_body_bytes:,} bytes, the largest that is allowed")
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -112,14 +115,14 @@ class _Exchange:
         await self._send(message)
 
     async def refuse(self, error: Exception) -> None:
-        """Answer with the error. Raises it again where an answer has begun already."""
+        """Answers with the error. Raises it again if an answer has begun already."""
         request = Request(self._scope)
         refusal = as_refusal(request, error)
-        if refusal.code == ServiceError.code:  # nobody expected it
+        if refusal.code == ServiceError.code:  # an unexpected one
             log.exception("a request failed", extra=logs.fields(request_id=self.id.decode()))
         if self.status:
             raise error
-        SEEN.rejected(refusal.code)
+        RECORDER.rejected(refusal.code)
         response = render(request, refusal)
         await response(self._scope, self._receive, self.send)
 
@@ -131,7 +134,7 @@ class _Exchange:
             trace_id=logs.trace_id(self.headers.get(b"traceparent")),
             client=scope["client"][0] if scope["client"] else None,
             method=scope["method"],
-            path=scope["raw_path"][:_LOGGED_PATH_LENGTH].decode("latin-1"),  # escaped: it cannot begin a line
+            path=scope["raw_path"][:_LOGGED_PATH_LENGTH].decode("latin-1"),  # escaped: it cannot begin a new line
             status=self.status,
             ms=round(seconds * 1000, 2),
             images=state.get("images"),

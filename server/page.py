@@ -1,4 +1,4 @@
-"""The page at `/`, and what it asks for beside /predict: the model's card, its view of a picture, an explanation."""
+"""The page at `/`, and the routes that it uses: samples, the model's card, its view of a picture, an explanation."""
 
 import asyncio
 import io
@@ -26,13 +26,14 @@ _HEADERS = {
     ),
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-cache",  # a browser asks whether its copy is still the one
+    "Cache-Control": "no-cache",  # a browser asks whether its copy is still current
 }
 _SHOWN_BY_BROWSERS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".svg", ".webp")
 _MOST_SAMPLES = 20
 
 
 def add_page_routes(router: APIRouter, service: Service) -> None:
+    """The page's files, /samples, /card, /preview and /explain."""
     _add_page(router)
     _add_samples(router, service.settings.samples or _HERE / "samples")
     _add_card(router, service)
@@ -68,12 +69,12 @@ def _add_samples(router: APIRouter, folder: Path) -> None:
 
 
 def find_samples(folder: Path) -> list[str]:
-    """The paths, within the folder, of at most 20 of the pictures in it and below, evenly from all of them."""
+    """At most 20 pictures in and below the folder, spread evenly over all of them: paths relative to it, sorted."""
     pictures = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SHOWN_BY_BROWSERS)
     names = [path.relative_to(folder).as_posix() for path in pictures]
-    names = [name for name in names if name == name.encode(errors="ignore").decode()]  # JSON can have it
-    every = -(-len(names) // _MOST_SAMPLES) or 1
-    return names[::every]
+    names = [name for name in names if name == name.encode(errors="ignore").decode()]  # others cannot stand in JSON
+    step = -(-len(names) // _MOST_SAMPLES) or 1
+    return names[::step]
 
 
 async def _file(files: StaticFiles, name: str, request: Request) -> Response:
@@ -86,7 +87,7 @@ def _add_card(router: APIRouter, service: Service) -> None:
     @router.get("/card", response_model=Card, responses=problems(503), summary="What the model is, and what it scored")
     async def card(request: Request) -> Response:
         served = service.card
-        model = service.named(served)
+        model = service.model_info(served)
         return json_response({"model": model, "card": served.model_dump(mode="json")})
 
 
@@ -110,7 +111,7 @@ def _add_preview(router: APIRouter, service: Service) -> None:
 
 
 def _add_explanation(router: APIRouter, service: Service) -> None:
-    one_at_a_time = asyncio.Lock()  # each is as much work as hundreds of predictions, which shall not wait for many
+    one_at_a_time = asyncio.Lock()  # each is the work of hundreds of predictions, which must not wait for several
 
     @router.post(
         "/explain",

@@ -1,4 +1,4 @@
-"""What workers are forked with: torch, and all of ours that they run."""
+"""Imported by the process that workers are forked from: torch, and all of our modules that they run."""
 
 import gc
 
@@ -6,4 +6,4 @@ import models.architectures  # noqa: F401
 import server.live_model
 import server.worker  # noqa: F401
 
-gc.freeze()  # a collection in a worker would touch, and so copy, every page of it
+gc.freeze()  # else a garbage collection in a worker would touch, and so copy, every page of it

@@ -1,10 +1,10 @@
 """The service as a Ray Serve application: Ingress, which is the HTTP process of each node, and Classifier, the workers.
 
 $ cifar-serve --engine ray
-$ serve run server.ray_app:app            # settings from CIFAR_…, or workers=4 behind it
+$ serve run server.ray_app:app            # settings from CIFAR_…, or as arguments: workers=4
 
-Ray's proxy of a node hands a request to the Ingress beside it, and Ingress its batch to a Classifier anywhere. So what
-a node that is lost takes with it are batches, which are sent again, and no requests but those of its own connections.
+Ray's proxy on a node hands requests to the Ingress there, which sends its batches to a Classifier on any node. So a
+node that is lost takes with it batches, which are sent again, and the requests on its own connections, but no others.
 """
 
 import asyncio
@@ -30,15 +30,15 @@ from server.settings import Settings
 if TYPE_CHECKING:
     from server.wire import Probabilities
 
-Checkpoint = dict[str, str]  # as JSON, which is what Serve hands its replicas
+Checkpoint = dict[str, str]  # weights (base64) and card (JSON): Serve passes JSON to its replicas
 
-_MOST_REPLICAS = 100  # where they are scaled; the cluster's own limits come first
+_MOST_REPLICAS = 100  # when autoscaling; the cluster's own limits come first
 _NO_LIMIT = 1_000_000  # of requests under way: ours are max_waiting_images and max_waiting_bytes
 QUIET = {"log_level": "WARNING", "enable_access_log": False}  # of Serve itself; our own log says the rest
 
 
 class Classifier:
-    """A replica: the network, with the checkpoint that Serve hands it."""
+    """A replica, which runs the network with the checkpoint that Serve passes to it."""
 
     def __init__(self, settings: Settings) -> None:
         logs.configure(settings.log_format, settings.log_level)
@@ -48,10 +48,10 @@ class Classifier:
         self._model: Any = None
 
     async def reconfigure(self, checkpoint: Checkpoint) -> None:
-        """Take it over. Raises CheckpointError, upon which Serve starts a replica in place of this one."""
-        await asyncio.to_thread(self._take_over, checkpoint)
+        """Loads the checkpoint. Raises CheckpointError, upon which Serve replaces this replica."""
+        await asyncio.to_thread(self._load, checkpoint)
 
-    def _take_over(self, checkpoint: Checkpoint) -> None:
+    def _load(self, checkpoint: Checkpoint) -> None:
         from models.checkpoint import card_path
         from server.live_model import LiveModel
 
@@ -69,11 +69,12 @@ class Classifier:
         return answer
 
     async def check_health(self) -> None:
-        """Serve asks every replica, and replaces one that raises."""
+        """Serve calls it in every replica, and replaces one that raises."""
         if self._model:
             self._model.check_device()
 
     async def card(self) -> ModelCard:
+        """The card of the model that this replica serves."""
         card: ModelCard = self._model.card
         return card
 
@@ -86,21 +87,21 @@ class Ingress:
         self._settings, self._classifier = settings, classifier
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
-        """Serve calls it in the replica."""
+        """The application; Serve calls it in the replica."""
         folder = Path(tempfile.gettempdir()) / f"cifar-metrics-{ray.get_runtime_context().get_node_id()}"
         folder.mkdir(mode=0o700, exist_ok=True)
-        os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)  # looked at when prometheus_client is imported
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)  # read when prometheus_client is imported
         from server.asgi import build_app
-        from server.metrics import SEEN, counting
+        from server.metrics import RECORDER, counting
         from server.ray_engine import RayEngine
 
         engine = RayEngine(self._classifier, self._settings.deadline_s)
 
         @contextlib.asynccontextmanager
         async def lifespan(app: Any) -> AsyncIterator[None]:
-            SEEN.counts_reloads = serve.get_replica_context().rank.local_rank == 0
+            RECORDER.counts_reloads = serve.get_replica_context().rank.local_rank == 0
             informing = asyncio.create_task(engine.keep_informed())
-            await engine.informed.wait()  # Serve sends no requests before
+            await engine.informed.wait()  # Serve sends no requests until then
             async with counting():
                 yield
             informing.cancel()
@@ -109,7 +110,7 @@ class Ingress:
 
 
 def _leave_request_id_to_proxy(app: ASGIApp) -> ASGIApp:
-    """Ray's proxy puts an X-Request-ID into every request, which we take, and into every answer: ours would be two."""
+    """Ray's proxy puts an X-Request-ID into every request, which we use, and every answer: ours would repeat it."""
 
     async def call(scope: Scope, receive: Receive, send: Send) -> None:
         async def send_on(message: Message) -> None:
@@ -123,21 +124,21 @@ def _leave_request_id_to_proxy(app: ASGIApp) -> ASGIApp:
 
 
 def on_every_node(context: AutoscalingContext) -> tuple[int, dict[str, Any]]:
-    """Serve's controller asks it how many replicas of Ingress there shall be."""
+    """The autoscaling policy of Ingress, which Serve's controller calls: how many replicas there should be."""
     nodes = sum(node["Alive"] for node in ray.nodes())  # type: ignore[no-untyped-call]
     assert context.config  # noqa: S101
     return nodes * context.config.min_replicas, {}
 
 
 def application(settings: Settings, checkpoint: Checkpoint, version: str = "") -> serve.Application:
-    """Deployed again under the same `version`, replicas take another checkpoint over; else Serve replaces them."""
+    """If it is deployed again under the same `version`, replicas load the new checkpoint; else Serve replaces them."""
     common: dict[str, Any] = {
         "max_ongoing_requests": _NO_LIMIT,
         "graceful_shutdown_timeout_s": settings.deadline_s,
         "graceful_shutdown_wait_loop_s": 0.1,
         "logging_config": QUIET,
     }
-    # One batch under way for each replica: with more on average, some wait, and another replica would have them.
+    # One batch per replica: if there are more on average, some wait, and another replica could run them.
     scaled = AutoscalingConfig(
         min_replicas=1, max_replicas=_MOST_REPLICAS, target_ongoing_requests=1, upscale_delay_s=10
     )
@@ -149,7 +150,7 @@ def application(settings: Settings, checkpoint: Checkpoint, version: str = "") -
     )(Classifier)
     on_a_node = 1 if settings.http_processes == "auto" else settings.http_processes
     ingress = serve.deployment(
-        ray_actor_options={"num_cpus": 0},  # as Ray's proxies, beside which it stands on nodes that have none to spare
+        ray_actor_options={"num_cpus": 0},  # like Ray's proxies: it must run on nodes that have none to spare
         max_replicas_per_node=on_a_node,
         autoscaling_config=AutoscalingConfig(
             min_replicas=on_a_node,
@@ -165,7 +166,7 @@ def application(settings: Settings, checkpoint: Checkpoint, version: str = "") -
 
 
 def pack(path: Path, card: ModelCard) -> Checkpoint:
-    """The checkpoint that this card is of, for nodes that do not have the file. Raises CheckpointError."""
+    """The checkpoint in `path`, which `card` must be of, for nodes without that file. Raises CheckpointError."""
     from models.checkpoint import CheckpointError, read
 
     weights, found = read(path)
@@ -175,7 +176,7 @@ def pack(path: Path, card: ModelCard) -> Checkpoint:
 
 
 def app(arguments: dict[str, Any]) -> serve.Application:
-    """For `serve run` and `serve deploy`. Raises CheckpointError."""
+    """For `serve run` and `serve deploy`; `arguments` are settings. Raises CheckpointError."""
     from models.checkpoint import load
 
     settings = Settings(**arguments)

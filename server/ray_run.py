@@ -1,4 +1,4 @@
-"""`cifar-serve --engine ray`: deploys on a cluster that runs, follows the checkpoint, takes the application down."""
+"""`cifar-serve --engine ray`: deploys on a running cluster, follows the checkpoint, removes it at the end."""
 
 import contextlib
 import logging
@@ -31,23 +31,23 @@ log = logging.getLogger(__name__)
 
 
 def serve_on_ray(settings: Settings) -> int:
-    """Runs until Ctrl-C or SIGTERM; requests in flight are answered. The cluster stays as it was."""
+    """Runs until Ctrl-C or SIGTERM; requests in flight are answered. Returns the exit code. Ray goes on running."""
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     stop = signal.getsignal(signal.SIGTERM)
     try:
-        _knock(os.environ.get("RAY_ADDRESS", ""))
+        _check_reachable(os.environ.get("RAY_ADDRESS", ""))
         ray.init("auto", logging_level=logging.WARNING)
     except (OSError, RayError) as error:
         print(
             f"cifar-serve: there is no Ray cluster to join ({error}): start one with ray start --head, or name one in "
-            "RAY_ADDRESS, with RAY_AUTH_MODE=token where it wants one",
+            "RAY_ADDRESS, with RAY_AUTH_MODE=token if it needs a token",
             file=sys.stderr,
         )
         return 1
-    signal.signal(signal.SIGTERM, stop)  # Ray has set its own, which ends the process there and then
+    signal.signal(signal.SIGTERM, stop)  # Ray has set its own handler, which ends the process at once
     try:
         with tempfile.TemporaryDirectory(prefix="cifar-") as folder:
-            # Here it is only judged: what cannot be served does not reach the cluster.
+            # Here the model is only checked: what cannot be served does not reach the cluster.
             model = LiveModel(settings, Path(folder) / "last-good.pth", "cpu", threads=1)
             if settings.reload:
                 threading.Thread(target=model.follow_checkpoint, daemon=True).start()
@@ -62,8 +62,8 @@ def serve_on_ray(settings: Settings) -> int:
         ray.shutdown()
 
 
-def _knock(address: str) -> None:
-    """Raises OSError where nobody listens, which Ray itself says only after many minutes."""
+def _check_reachable(address: str) -> None:
+    """Raises OSError if nobody listens at `address`, which Ray itself says only after many minutes."""
     host, _, port = address.rpartition(":")
     if port.isdecimal():
         socket.create_connection((host, int(port)), timeout=5).close()
@@ -71,9 +71,9 @@ def _knock(address: str) -> None:
 
 @contextlib.contextmanager
 def _proxies(settings: Settings) -> Iterator[None]:
-    """On every node, where Serve does not run yet; else it says which of these it has otherwise.
+    """Starts Serve, with a proxy on every node. If it runs already, it keeps its options, and warns if ours differ.
 
-    At the end they give the port back, unless somebody's application is on them.
+    At the end shuts Serve down, which frees the port, unless there is somebody's application.
     """
     http = {
         "host": settings.host,
@@ -91,7 +91,7 @@ def _proxies(settings: Settings) -> Iterator[None]:
 
 
 def _keep_deployed(settings: Settings, model: LiveModel) -> NoReturn:
-    """Takes the application down at the end, but not one that is there before it has deployed its own."""
+    """Deploys the model now and whenever it changes. At the end removes the application if it has deployed one."""
     version, deployed = uuid.uuid4().hex, None
     try:
         while True:
@@ -99,7 +99,7 @@ def _keep_deployed(settings: Settings, model: LiveModel) -> NoReturn:
             if card != deployed:
                 try:
                     checkpoint = pack(settings.checkpoint_path(), card)
-                except CheckpointError as error:  # half a second later it is whole, or the model another
+                except CheckpointError as error:  # half a second later the file is whole, or the model another
                     log.warning("not deployed yet: %s", error)
                 else:
                     first, deployed = deployed is None, card
@@ -114,7 +114,7 @@ def _keep_deployed(settings: Settings, model: LiveModel) -> NoReturn:
 def _deploy(settings: Settings, app: serve.Application, card: ModelCard, first: bool) -> None:
     try:
         serve.run(app, name=_APPLICATION)
-    except (RuntimeError, TimeoutError, RayError) as error:  # also where a proxy or the controller was slow
+    except (RuntimeError, TimeoutError, RayError) as error:  # also if a proxy or the controller was slow
         if first:
             raise
         log.error("%s is not served by all replicas: %s", card.version, error)

@@ -1,4 +1,4 @@
-"""Reads the forms of a request: one raw image, multipart files, JSON with base64; and TensorFlow Serving's JSON."""
+"""Reads requests in all their forms: a raw image, multipart files, JSON with base64, TensorFlow Serving's JSON."""
 
 import base64
 import binascii
@@ -18,9 +18,9 @@ from server.errors import BadRequest, PayloadTooLarge, UnsupportedMediaType
 from server.settings import Settings
 
 DEFAULT_TOP_K = 3
-# curl calls every --data-binary a form; we take no forms of that kind, so it is an image.
+# curl labels every --data-binary as a URL-encoded form; we take no such forms, so it is an image.
 _ANY_BYTES = ("", "application/octet-stream", "application/x-www-form-urlencoded")
-_VALUES_OF_IMAGE = 8  # an instance may have members that we do not read
+_VALUES_PER_IMAGE = 8  # an instance may have members that we do not read
 _OTHER_VALUES = 64
 _JSON_FORMS = {
     "images": '{"images": ["<base64>", ...]}',
@@ -30,7 +30,7 @@ _JSON_FORMS = {
 
 @dataclass(frozen=True, slots=True)
 class PredictRequest:
-    """Encoded images (or why one is none already), whether the answer is a list, and how many classes it names."""
+    """Encoded images (or why one cannot be read), whether the answer is a list, and how many classes it names."""
 
     images: list[bytes | ImageError]
     many: bool
@@ -41,7 +41,7 @@ Reader = Callable[[Request, Settings], Coroutine[Any, Any, PredictRequest]]
 
 
 async def read_predict_request(request: Request, settings: Settings) -> PredictRequest:
-    """Raises BadRequest, PayloadTooLarge or UnsupportedMediaType."""
+    """The images of POST /predict. Raises BadRequest, PayloadTooLarge or UnsupportedMediaType."""
     top_k = _read_top_k(request)
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type == "application/json":
@@ -51,13 +51,13 @@ async def read_predict_request(request: Request, settings: Settings) -> PredictR
     if content_type.startswith("image/") or content_type in _ANY_BYTES:
         return PredictRequest([await read_body(request)], False, top_k)
     raise UnsupportedMediaType(
-        f"{content_type} is not taken: send an image as the body (image/*), files as multipart/form-data, "
+        f"{content_type} is not supported: send an image as the body (image/*), files as multipart/form-data, "
         "or base64 in application/json"
     )
 
 
 async def read_instances(request: Request, settings: Settings) -> PredictRequest:
-    """TensorFlow Serving's form, which may come with any content type. Raises BadRequest or PayloadTooLarge."""
+    """The same for TensorFlow Serving's JSON, of any content type. Raises BadRequest or PayloadTooLarge."""
     top_k = _read_top_k(request)
     return PredictRequest(_read_json(await read_body(request), "instances", settings.max_images), True, top_k)
 
@@ -72,7 +72,7 @@ def _read_top_k(request: Request) -> int:
 
 
 async def read_body(request: Request) -> bytes:
-    """Starlette's own goes through an asynchronous generator, which costs more than the body of a small image."""
+    """The whole body. Starlette's method uses an asynchronous generator, which costs more than a small image's body."""
     parts, more = [], True
     while more:
         message = await request.receive()
@@ -84,7 +84,7 @@ async def read_body(request: Request) -> bytes:
 
 
 def _read_json(body: bytes, name: str, max_images: int) -> list[bytes | ImageError]:
-    check_values(body, max_images, _VALUES_OF_IMAGE)
+    check_values(body, max_images, _VALUES_PER_IMAGE)
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -98,20 +98,20 @@ def _read_json(body: bytes, name: str, max_images: int) -> list[bytes | ImageErr
     return [_read_base64(image) for image in encoded]
 
 
-def check_values(document: bytes, max_images: int, of_each: int) -> None:
-    """Raises PayloadTooLarge where JSON, still to be parsed, has more values than so many images need.
+def check_values(document: bytes, max_images: int, values_per_image: int) -> None:
+    """Raises PayloadTooLarge if JSON, not parsed yet, has more values than `max_images` need.
 
-    Parsed, two bytes of it can take a hundred.
+    Parsed, two bytes of it can take a hundred bytes of memory.
     """
-    if document.count(b",") > max_images * of_each + _OTHER_VALUES:
+    if document.count(b",") > max_images * values_per_image + _OTHER_VALUES:
         raise PayloadTooLarge(
-            f"the JSON has more values than {max_images} images need: split it, and send each image as base64",
+            f"the JSON has more values than {max_images} images need: split the request, and send each image as base64",
             "too_many_images",
         )
 
 
 def _base64_of(instance: Any) -> Any:
-    """What stands under b64, of an instance or of its only input, image_bytes."""
+    """The member `b64` of an instance, or of its `image_bytes`; None if there is none."""
     if isinstance(instance, dict):
         instance = instance.get("image_bytes", instance)
     return instance.get("b64") if isinstance(instance, dict) else None
@@ -133,7 +133,7 @@ async def _read_multipart(request: Request, max_images: int) -> list[bytes | Ima
         if detail.startswith("Too many"):
             raise too_many(max_images) from None
         raise BadRequest(f"the multipart body cannot be read: {detail}") from None
-    except UnicodeError:  # punycode, undefined: codecs of Python's that fail in their own ways
+    except UnicodeError:  # of Python's codecs punycode and undefined, which fail in their own ways
         raise BadRequest("the multipart body cannot be read: a name in it is not in its charset") from None
     _check_count(len(images), max_images)
     return list(images)
@@ -141,10 +141,10 @@ async def _read_multipart(request: Request, max_images: int) -> list[bytes | Ima
 
 def _check_count(images: int, max_images: int) -> None:
     if images == 0:
-        raise BadRequest("there is no image in the request: send at least one file", "no_images")
+        raise BadRequest("there is no image in the request: send at least one", "no_images")
     if images > max_images:
         raise too_many(max_images)
 
 
 def too_many(max_images: int) -> PayloadTooLarge:
-    return PayloadTooLarge(f"more than {max_images} images in one request: split it", "too_many_images")
+    return PayloadTooLarge(f"more than {max_images} images in one request: split the request", "too_many_images")

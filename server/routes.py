@@ -13,7 +13,7 @@ from models.card import ModelCard
 from models.pixels import ImageError
 from server.errors import image_refused
 from server.exposition import render
-from server.metrics import SEEN
+from server.metrics import RECORDER
 from server.page import add_page_routes
 from server.requests import PredictRequest, Reader, read_instances, read_predict_request
 from server.routing import DirectRoute, check_model, json_response, problems, protocol_problems, within
@@ -38,13 +38,13 @@ def add_routes(router: APIRouter, service: Service) -> None:
 def _add_predict(router: APIRouter, service: Service) -> None:
     async def answer(request: Request, read: Reader) -> Response:
         service.check_room()  # before the body is read
-        state = request.scope["state"]  # what its line in the log will say
+        state = request.scope["state"]  # for its line in the log
 
         async def classify(asked: PredictRequest) -> dict[str, Any]:
             state["images"] = len(asked.images)
             classified = await service.classify([image for image in asked.images if isinstance(image, bytes)])
             state["batch_size"] = classified.batch_size
-            return _answer(asked, classified, service.named(classified.card))
+            return _answer(asked, classified, service.model_info(classified.card))
 
         return json_response(await within(service.settings.deadline_s, read(request, service.settings), classify))
 
@@ -58,7 +58,7 @@ def _add_predict(router: APIRouter, service: Service) -> None:
     async def predict(request: Request) -> Response:
         return await answer(request, read_predict_request)
 
-    # TensorFlow Serving's form, which Vertex AI's clients send too: https://www.tensorflow.org/tfx/serving/api_rest
+    # TensorFlow Serving's API, which Vertex AI's clients use too: https://www.tensorflow.org/tfx/serving/api_rest
     @router.post(
         f"{_V1_MODEL}:predict",
         response_model=Predictions,
@@ -96,12 +96,12 @@ def _add_operations(router: APIRouter, service: Service) -> None:
     @router.get("/readyz", response_model=Health, responses=problems(503), summary="Is a model ready?")
     async def readyz(request: Request) -> Response:
         service.check_ready()
-        return json_response({"status": "ready", "model": service.named(service.card)})
+        return json_response({"status": "ready", "model": service.model_info(service.card)})
 
     @router.get("/metrics", response_class=PlainTextResponse, summary="Prometheus metrics of all processes")
     async def metrics(request: Request) -> Response:
-        SEEN.write()
-        page = await asyncio.to_thread(render, service.model_name, SEEN.card)
+        RECORDER.write()
+        page = await asyncio.to_thread(render, service.model_name, RECORDER.card)
         return Response(page, media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 
@@ -119,7 +119,7 @@ def _answer(asked: PredictRequest, classified: Classified, model: dict[str, str]
 
 def _describe(image: Probabilities | ImageError, card: ModelCard, top_k: int) -> dict[str, Any]:
     if isinstance(image, ImageError):
-        SEEN.rejected(image.code)
+        RECORDER.rejected(image.code)
         return {"error": {"code": image.code, "detail": image.detail}}
     probabilities: list[float] = image.tolist()
     ranked = sorted(range(len(probabilities)), key=probabilities.__getitem__, reverse=True)

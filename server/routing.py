@@ -1,4 +1,4 @@
-"""What all routes share: how a request finds its route, the time it has, and what it may be refused with."""
+"""What all routes share: how a request finds its route, its deadline, and the refusals that OpenAPI documents."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -24,18 +24,18 @@ Answer = TypeVar("Answer")
 def problems(
     *statuses: int, media_type: str = PROBLEM, schema: type[Problem] = Problem
 ) -> dict[int | str, dict[str, Any]]:
-    """For OpenAPI: what a route may refuse."""
+    """OpenAPI's `responses` for the statuses that a route may refuse with."""
     content = {media_type: {"schema": schema.model_json_schema()}}
     meanings = {kind.status: kind.__doc__ for kind in ServiceError.__subclasses__()}
     return {status: {"description": meanings[HTTPStatus(status)], "content": content} for status in statuses}
 
 
-# Under /v1 and /v2, where they are of the protocol's media type.
+# The same under /v1 and /v2, whose clients expect application/json.
 protocol_problems = partial(problems, media_type="application/json", schema=ProtocolProblem)
 
 
 class DirectRoute(APIRoute):
-    """Documented like any FastAPI route but called straight away: FastAPI's dependency machinery costs some 35 µs."""
+    """Documented like any FastAPI route, but called directly: FastAPI's dependency injection costs some 35 µs."""
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         methods = self.methods or set()
@@ -47,10 +47,10 @@ class DirectRoute(APIRoute):
 
 
 class Routes(Router):
-    """Looks a request up by its method and path, and matches one route after another only where that finds none."""
+    """Looks the route up by method and path, and tries one route after another only if that finds none."""
 
     def __init__(self, routes: Sequence[BaseRoute], lifespan: Lifespan[Any]) -> None:
-        super().__init__(routes, redirect_slashes=False, lifespan=lifespan)  # a proxy's scheme and prefix would be lost
+        super().__init__(routes, redirect_slashes=False, lifespan=lifespan)  # those lose a proxy's scheme and prefix
         direct = [route for route in routes if isinstance(route, DirectRoute) and not route.param_convertors]
         self._by_path = {(method, route.path): route for route in direct for method in route.methods or ()}
 
@@ -63,7 +63,7 @@ class Routes(Router):
 
 
 def check_model(request: Request, service: Service) -> None:
-    """Raises UnknownModel where the path names another than is served."""
+    """Raises UnknownModel if the path names another model or version than is served; NotReady if none is."""
     served = service.model_name, service.card.version
     name, version = request.path_params["name"], request.path_params.get("version", served[1])
     if (name, version) != served:
@@ -75,7 +75,7 @@ def check_model(request: Request, service: Service) -> None:
 async def within(
     deadline_s: float, reading: Coroutine[Any, Any, Body], answer: Callable[[Body], Awaitable[Answer]]
 ) -> Answer:
-    """The answer to what is read. Raises RequestTimeout where it was not read in time, else DeadlineExceeded."""
+    """The answer to the body read. Raises RequestTimeout if it was not read in `deadline_s`, else DeadlineExceeded."""
     body = None
     try:
         async with asyncio.timeout(deadline_s):

@@ -1,4 +1,4 @@
-"""The HTTP contract in types: what OpenAPI documents. The routes write the same shapes by hand."""
+"""The types of the HTTP API, for its OpenAPI document. The routes build the same shapes by hand."""
 
 from collections.abc import Set
 from typing import Any
@@ -22,9 +22,9 @@ class Model(BaseModel):
 class ImagePrediction(BaseModel):
     label: str = Field(description="the most probable class", examples=["cat"])
     class_id: int = Field(examples=[3])
-    confidence: float = Field(description="its probability", ge=0, le=1, examples=[0.91])
+    confidence: float = Field(description="the probability of that class", ge=0, le=1, examples=[0.91])
     uncertain: bool | None = Field(
-        None, description="whether confidence is below the model card's threshold; left out where it has none"
+        None, description="whether confidence is below the model card's threshold; left out if the card has none"
     )
     top: list[ClassProbability] = Field(description="the `top_k` most probable classes, best first")
 
@@ -72,7 +72,7 @@ class Card(BaseModel):
 class Explained(BaseModel):
     label: str = Field(description="the class explained", examples=["cat"])
     class_id: int = Field(examples=[3])
-    probability: float = Field(description="of that class", ge=0, le=1, examples=[0.91])
+    probability: float = Field(description="the probability of that class", ge=0, le=1, examples=[0.91])
     covered: list[list[float]] = Field(
         description="its probability while a square, 3/8 of the picture wide, covers each place of a grid, row by row"
     )
@@ -89,7 +89,7 @@ _PNG_PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDw
 
 
 def model_openapi(path: str) -> dict[str, Any]:
-    """The parameters of a path of the Open Inference Protocol."""
+    """The path parameters `name` and `version`, those of them that `path` has."""
     examples = {"name": "cifar_net", "version": "1a2b3c4d5e6f"}
     return {
         "parameters": [
@@ -108,6 +108,7 @@ def _content(name: str, items: dict[str, Any], example: object = None) -> dict[s
 
 
 def infer_openapi(path: str) -> dict[str, Any]:
+    """What clients of the Open Inference Protocol send to a path."""
     tensor = {
         "type": "object",
         "required": ["name", "datatype", "shape"],
@@ -126,7 +127,7 @@ def infer_openapi(path: str) -> dict[str, Any]:
 
 
 def with_keys(document: dict[str, Any], open_paths: Set[str]) -> dict[str, Any]:
-    """The OpenAPI document, of a service that wants an API key on all paths but `open_paths`."""
+    """The same OpenAPI document, changed to require an API key on all paths but `open_paths`."""
     document["components"]["securitySchemes"] = {
         "key": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
         "bearer": {"type": "http", "scheme": "bearer"},
@@ -139,7 +140,7 @@ def with_keys(document: dict[str, Any], open_paths: Set[str]) -> dict[str, Any]:
 
 
 def _query(name: str, description: str, **schema: int) -> dict[str, Any]:
-    """A parameter that is a whole number."""
+    """A query parameter that is a whole number."""
     return {"name": name, "in": "query", "description": description, "schema": {"type": "integer", **schema}}
 
 

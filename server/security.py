@@ -1,4 +1,4 @@
-"""API keys, and TLS files that can be told to be wrong before the service starts."""
+"""API keys; and TLS files, checked before the service starts."""
 
 import hashlib
 import hmac
@@ -12,7 +12,7 @@ from server.errors import Unauthorized
 from server.settings import Settings
 
 _LOOK_AT_FILE_EVERY_S = 1.0
-# What is answered without a key: orchestrators, Prometheus, and the page, into which the key is typed.
+# Paths that need no key: for orchestrators, for Prometheus, and for the page, into which the key is typed.
 OPEN_PATHS = frozenset({"/livez", "/readyz", "/v2/health/live", "/v2/health/ready", "/metrics", "/"})
 _OPEN_FOLDER = "/static/"
 
@@ -26,7 +26,7 @@ class KeysError(Exception):
 class ApiKeys:
     """The keys that are valid now: those of the settings, and those of a file that may change while we serve.
 
-    Kept as SHA-256 digests, which all have one length: comparing them in constant time then tells nothing of a key.
+    Kept as SHA-256 digests, which all have one length, so that comparing in constant time reveals nothing of a key.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -45,7 +45,7 @@ class ApiKeys:
         return bool(self._from_settings or self._file)
 
     def check(self, path: str, headers: Mapping[bytes, bytes]) -> None:
-        """Raises Unauthorized. The key stands in `X-API-Key`, or in `Authorization: Bearer`."""
+        """Raises Unauthorized without a valid key, in `X-API-Key` or `Authorization: Bearer`."""
         if path in OPEN_PATHS or path.startswith(_OPEN_FOLDER):
             return
         key = headers.get(b"x-api-key")
@@ -53,15 +53,15 @@ class ApiKeys:
             scheme, _, credentials = headers.get(b"authorization", b"").partition(b" ")
             key = credentials.strip() if scheme.lower() == b"bearer" else b""
         if not key:
-            raise Unauthorized("this service wants an API key: send it as X-API-Key, or as Authorization: Bearer")
-        self._follow_file()
+            raise Unauthorized("this service needs an API key: send it as X-API-Key, or as Authorization: Bearer")
+        self._reread_changed_file()
         digest = hashlib.sha256(key).digest()
-        # Every one of them is compared, so that the time does not tell which one matched.
+        # All are compared, so that the time does not tell which one matched.
         if not sum(hmac.compare_digest(digest, valid) for valid in (*self._from_settings, *self._from_file)):
             raise Unauthorized("this API key is not valid")
 
-    def _follow_file(self) -> None:
-        """A file that is missing for a moment, or empty while it is written, takes nobody's key away."""
+    def _reread_changed_file(self) -> None:
+        """If the file is missing for a moment, or empty while it is written, the keys stay as they were."""
         now = time.monotonic()
         if not self._file or now < self._look_again_at:
             return
@@ -87,7 +87,7 @@ class ApiKeys:
 
 def _read(path: Path) -> list[bytes]:
     try:
-        lines = path.read_text("utf-8-sig").splitlines()  # Windows' editors mark UTF-8
+        lines = path.read_text("utf-8-sig").splitlines()  # Windows' editors begin UTF-8 with a mark
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
         raise KeysError(f"the API keys in {path} cannot be read: {reason}") from None
@@ -117,5 +117,5 @@ def tls_problem(settings: Settings) -> str | None:
         # A key behind a passphrase would make OpenSSL ask for it at the terminal.
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key, password="")
     except (ssl.SSLError, ValueError) as error:
-        return f"{certificate} and {key} are no PEM certificate with its unencrypted key ({error})"
+        return f"{certificate} and {key} are not a PEM certificate and its unencrypted key ({error})"
     return None

@@ -26,14 +26,14 @@ from server.wire import Probabilities
 OUTPUTS = {"probabilities": "FP32", "label": "BYTES", "class_id": "INT64"}
 _ALL_OUTPUTS: list[dict[str, Any]] = [{"name": name} for name in OUTPUTS]
 _PIXEL_TYPES: dict[str, np.dtype[Any]] = {"UINT8": np.dtype("u1"), "FP32": np.dtype("<f4")}
-_MOST_DIMENSIONS = 4  # as pixels have; the product of thousands would take minutes
+_MOST_DIMENSIONS = 4  # as many as pixels have; the product of thousands would take minutes
 _MOST_DIGITS = 20  # of a length in bytes; int() takes no more than 4,300
 _LENGTH = struct.Struct("<I")  # before each element of a binary BYTES tensor
 
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """An output that was asked for: as bytes after the JSON or in it, and of how many classes (0: as it is)."""
+    """A requested output: whether as bytes after the JSON, and as a ranking of how many classes (0: not ranked)."""
 
     name: str
     binary: bool
@@ -42,7 +42,7 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class InferRequest:
-    """Encoded images, or pixels uint8 [N, H, W, 3]; and what is wanted of them."""
+    """Encoded images, or pixels uint8 [N, H, W, 3]; and the outputs wanted."""
 
     id: str
     images: list[bytes] | Pixels
@@ -50,7 +50,7 @@ class InferRequest:
 
 
 def metadata(name: str, card: ModelCard) -> dict[str, Any]:
-    """Of the model, with the shapes that it takes; -1 is any number of images."""
+    """The model's metadata, with the shapes that it takes and gives; -1 is any number of images."""
     size, classes = card.input_size, len(card.classes)
     shapes = {"probabilities": [-1, classes], "label": [-1], "class_id": [-1]}
     return {
@@ -77,30 +77,30 @@ def read_request(body: bytes, json_length: str | None, card: ModelCard, max_imag
     try:
         (tensor,) = document["inputs"]
         outputs = [_read_output(output, document) for output in document.get("outputs") or _ALL_OUTPUTS]
-        if len({output.name for output in outputs}) < len(outputs):  # each would be an answer of its own
-            raise BadRequest("an output is asked for once")
+        if len({output.name for output in outputs}) < len(outputs):  # each copy would be sent
+            raise BadRequest("each output can be asked for once")
         images = _read_input(tensor, memoryview(body)[end:], card, max_images)
         return InferRequest(str(document.get("id") or ""), images, outputs)
-    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:  # the last to print what is deep
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:  # the last: deep nesting
         said = f"{type(error).__name__}: {error}"
         raise BadRequest(
-            f"the JSON is no request of the Open Inference Protocol with one input, image or pixels ({said})"
+            f"the JSON is not an Open Inference Protocol request with one input, image or pixels ({said})"
         ) from None
 
 
 def _read_length(text: str, most: int) -> int:
     if not text.isdecimal() or len(text) > _MOST_DIGITS or int(text) > most:
-        raise BadRequest(f"Inference-Header-Content-Length {text[:_MOST_DIGITS]!r} is no length within the body")
+        raise BadRequest(f"Inference-Header-Content-Length {text[:_MOST_DIGITS]!r} is not a length within the body")
     return int(text)
 
 
 def _read_output(output: dict[str, Any], document: dict[str, Any]) -> Output:
     name, parameters = output["name"], output.get("parameters") or {}
     if name not in OUTPUTS:
-        raise BadRequest(f"there is no output {name!r}: there are {', '.join(OUTPUTS)}")
+        raise BadRequest(f"there is no output {name!r}: ask for {', '.join(OUTPUTS)}")
     classes = parameters.get("classification", 0)
     if type(classes) is not int or classes < 0 or (classes and name != "probabilities"):
-        raise BadRequest("classification is a number of classes, of the output probabilities")
+        raise BadRequest("classification must be a number of classes, for the output probabilities only")
     binary = parameters.get("binary_data", (document.get("parameters") or {}).get("binary_data_output", False))
     return Output(name, binary is True, classes)
 
@@ -109,7 +109,7 @@ def _read_input(tensor: dict[str, Any], binary: memoryview, card: ModelCard, max
     name, datatype, shape = tensor["name"], tensor["datatype"], tensor["shape"]
     if not 0 < len(shape) <= _MOST_DIMENSIONS or not all(type(length) is int and length >= 0 for length in shape):
         raise BadRequest(
-            f"the shape of {name} is a list of whole numbers from 0, {_MOST_DIMENSIONS} at most, not {str(shape)[:50]}"
+            f"the shape of {name} must be a list of 1 to {_MOST_DIMENSIONS} whole numbers from 0, not {str(shape)[:50]}"
         )
     count = math.prod(shape) if name == "image" else shape[0]  # MLServer sends a column of them, [N, 1]
     if count == 0:
@@ -118,14 +118,14 @@ def _read_input(tensor: dict[str, Any], binary: memoryview, card: ModelCard, max
         raise too_many(max_images)
     size = (tensor.get("parameters") or {}).get("binary_data_size")
     if size is not None and size != len(binary):
-        raise BadRequest(f"{name} has {size!r} bytes by its binary_data_size, and {len(binary)} follow the JSON")
+        raise BadRequest(f"the binary_data_size of {name} is {size!r}, but {len(binary)} bytes follow the JSON")
     if name == "image" and datatype == "BYTES":
         return _read_encoded(tensor, binary if size is not None else None, count)
     if name == "pixels" and datatype in _PIXEL_TYPES:
         if shape[1:] != [card.input_size, card.input_size, 3]:
-            raise BadRequest(f"pixels have the shape [N, {card.input_size}, {card.input_size}, 3], not {shape}")
+            raise BadRequest(f"pixels must have the shape [N, {card.input_size}, {card.input_size}, 3], not {shape}")
         return _read_pixels(tensor, binary if size is not None else None, shape, _PIXEL_TYPES[datatype])
-    raise BadRequest(f"there is no input {name!r} of {datatype}: there are image of BYTES and pixels of UINT8 or FP32")
+    raise BadRequest(f"there is no input {name!r} of {datatype}: send image as BYTES, or pixels as UINT8 or FP32")
 
 
 def _read_encoded(tensor: dict[str, Any], binary: memoryview | None, count: int) -> list[bytes]:
@@ -137,11 +137,11 @@ def _read_encoded(tensor: dict[str, Any], binary: memoryview | None, count: int)
             images = [base64.b64decode(text, validate=True) for text in texts]
     except (binascii.Error, struct.error):
         raise BadRequest(
-            "the elements of image are encoded pictures: base64 in JSON, else each after its length in 4 bytes"
+            "the elements of image must be encoded pictures: base64 in JSON, else each after its length in 4 bytes"
         ) from None
     if len(images) != count:
         there = "more" if len(images) > count else len(images)
-        raise BadRequest(f"image has {there} elements and a shape of {count}")
+        raise BadRequest(f"image has {there} elements, but {count} by its shape")
     return images
 
 
@@ -158,10 +158,10 @@ def _split_elements(binary: memoryview) -> Iterator[bytes]:
 def _read_pixels(tensor: dict[str, Any], binary: memoryview | None, shape: list[int], dtype: np.dtype[Any]) -> Pixels:
     values: Any = np.frombuffer(binary, dtype) if binary is not None else np.array(tensor["data"], float).ravel()
     if values.size != math.prod(shape):
-        raise BadRequest(f"pixels have {values.size} numbers and a shape of {shape}")
+        raise BadRequest(f"pixels have {values.size} numbers, but the shape {shape}")
     if values.dtype != np.uint8:
         if not (values.min() >= 0 and values.max() <= 255):  # nor NaN
-            raise BadRequest("pixels are numbers from 0 to 255", "pixels_out_of_range")
+            raise BadRequest("pixels must be numbers from 0 to 255", "pixels_out_of_range")
         values = np.rint(values).astype(np.uint8)
     pixels: Pixels = values.reshape(shape)
     return pixels

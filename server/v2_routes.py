@@ -62,7 +62,7 @@ def _add_infer(router: APIRouter, service: Service) -> None:
     async def infer(request: Request) -> Response:
         check_model(request, service)
         service.check_room()  # before the body is read
-        state = request.scope["state"]  # what its line in the log will say
+        state = request.scope["state"]  # for its line in the log
 
         async def classify(asked: v2.InferRequest) -> Response:
             state["images"] = len(asked.images)
@@ -93,7 +93,7 @@ def _add_repository(router: APIRouter, service: Service) -> None:
     @router.post("/v2/repository/index", responses=protocol_problems(503), summary="List the models that are served")
     async def index(request: Request) -> Response:
         state = "READY" if service.ready else "UNAVAILABLE"
-        model = {**service.named(service.card), "state": state, "reason": ""}
+        model = {**service.model_info(service.card), "state": state, "reason": ""}
         return json_response([model])
 
     @router.post(
@@ -105,6 +105,6 @@ def _add_repository(router: APIRouter, service: Service) -> None:
     )
     async def load(request: Request) -> Response:
         check_model(request, service)
-        # Too late where no worker is there, or one does not answer.
+        # The deadline passes if there is no worker, or one does not answer.
         card = await within(service.settings.deadline_s, read_body(request), lambda _: service.reload())
-        return json_response(service.named(card))
+        return json_response(service.model_info(card))

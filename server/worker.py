@@ -1,7 +1,8 @@
 """The worker process: loads the checkpoint, answers batches on a Unix socket, follows the checkpoint as it changes.
 
-LitServe starts it, one or more a device, and starts it again when it dies. Only the worker imports torch: the main
-process and the HTTP processes read this module too, and start faster and stay smaller without.
+ClassifierServer starts one or more per device, and replaces those that die. Only workers, and the process that they are
+forked from, import torch: the main process and the HTTP processes import this module too, and start faster and stay
+smaller without torch.
 """
 
 import contextlib
@@ -29,8 +30,8 @@ from server.wire import BATCH_FAILED, RELOAD, Kind, pack_predictions, unpack_bat
 if TYPE_CHECKING:
     from server.live_model import LiveModel
 
-_NEWS_EVERY_S = 0.5  # how soon an HTTP process without requests hears of another checkpoint
-_STUCK_DEADLINES, _STUCK_S = 10, 60.0  # a batch that takes both is never done: nobody waits for it any more
+_NEWS_EVERY_S = 0.5  # within which an HTTP process without requests hears of another checkpoint
+_STUCK_DEADLINES, _STUCK_S = 10, 60.0  # a batch that takes longer than both is stuck: nobody waits for it any more
 
 Turn = Callable[[], contextlib.AbstractContextManager[None]]
 
@@ -38,7 +39,7 @@ log = logging.getLogger(__name__)
 
 
 def socket_path(folder: Path, worker_id: int) -> Path:
-    """Where worker `worker_id` listens."""
+    """The Unix socket that worker `worker_id` listens on."""
     return folder / f"worker-{worker_id}.sock"
 
 
@@ -52,7 +53,7 @@ class ClassifierAPI(litserve.LitAPI):
         self.threads = threads
 
     def setup(self, device: str) -> None:
-        begin_worker()  # a Ctrl-C reaches the main process alone: it ends us when the HTTP processes are done
+        begin_worker()  # Ctrl-C reaches only the main process, which ends us after the HTTP processes
         logs.configure(self.settings.log_format, self.settings.log_level)
         from models.checkpoint import CheckpointError
         from server.live_model import LiveModel
@@ -67,12 +68,12 @@ class ClassifierAPI(litserve.LitAPI):
 
 
 class SocketLoop(LitLoop):
-    """Takes the place of LitServe's loop over its queue, which costs a third process and a round trip a request."""
+    """In place of LitServe's loop over its queue, which costs a third process and a round trip for every request."""
 
     def run(self, lit_api: litserve.LitAPI, device: str, worker_id: int, *_: Any) -> None:
-        """Serve every HTTP process that connects, each from a thread of its own; never returns.
+        """Serves every HTTP process that connects, each from a thread of its own; never returns.
 
-        SIGTERM, which a service manager may send to every process at once, ends it when the last has disconnected.
+        SIGTERM, which a service manager may send to all processes at once, ends it once the last one has disconnected.
         """
         assert isinstance(lit_api, ClassifierAPI)  # noqa: S101
         path = socket_path(lit_api.sockets, worker_id)
@@ -90,8 +91,8 @@ class SocketLoop(LitLoop):
 
         def serve(connection: Connection) -> None:
             try:
-                with connection:  # closed at the end, whatever it is: the other one sees it, and connects anew
-                    _answer(connection, lit_api.model, functools.partial(_turn, lock, stuck_s))
+                with connection:  # closed, whatever happens: the HTTP process sees it, and reconnects
+                    _serve_connection(connection, lit_api.model, functools.partial(_turn, lock, stuck_s))
             finally:
                 connections.discard(connection)
                 end_when_idle()
@@ -106,33 +107,33 @@ class SocketLoop(LitLoop):
 
 
 @contextlib.contextmanager
-def _turn(lock: threading.Lock, most_s: float) -> Iterator[None]:
-    """One at a time. The system ends a process that takes over `most_s`, as on a GPU that hangs: it is replaced."""
+def _turn(lock: threading.Lock, timeout_s: float) -> Iterator[None]:
+    """One thread at a time. If it takes over `timeout_s`, as on a GPU that hangs, SIGALRM ends the process."""
     with lock:
-        signal.setitimer(signal.ITIMER_REAL, most_s)
+        signal.setitimer(signal.ITIMER_REAL, timeout_s)
         try:
             yield
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def _answer(connection: Connection, model: "LiveModel", turn: Turn) -> None:
-    """One HTTP process: its batches in, their predictions out, in order; ends with the connection."""
+def _serve_connection(connection: Connection, model: "LiveModel", turn: Turn) -> None:
+    """Answers the messages of one HTTP process, in order, until the connection ends."""
     told = None
     with contextlib.suppress(EOFError, OSError):  # it ended, perhaps in the middle of a message
         while True:
             answer, card = b"", model.card
             if told and connection.poll(_NEWS_EVERY_S):
-                answer, card = _answer_to(connection.recv_bytes(), model, turn)
-            if (news := (card, model.refused)) != told:  # before the answer: it says whose that is
+                answer, card = _answer(connection.recv_bytes(), model, turn)
+            if (news := (card, model.refused)) != told:  # sent before the answer, which this card has made
                 connection.send_bytes(bytes([Kind.CARD, news[1]]) + card.model_dump_json().encode())
                 told = news
             if answer:
                 connection.send_bytes(answer)
 
 
-def _answer_to(message: bytes, model: "LiveModel", turn: Turn) -> tuple[bytes, ModelCard]:
-    """The message that answers this one, and the card that it goes by. A network may raise anything: it is answered."""
+def _answer(message: bytes, model: "LiveModel", turn: Turn) -> tuple[bytes, ModelCard]:
+    """The message that answers this one, and the card of its model. Whatever a network raises becomes an answer too."""
     from models.checkpoint import CheckpointError
 
     if message == RELOAD:
@@ -147,14 +148,14 @@ def _answer_to(message: bytes, model: "LiveModel", turn: Turn) -> tuple[bytes, M
         return pack_predictions(probabilities), card
     except Exception:
         log.exception("a batch failed")
-        _end_without_device(model, turn)
+        _end_if_device_fails(model, turn)
         return bytes([Kind.FAILURE]) + BATCH_FAILED.encode(), model.card
 
 
-def _end_without_device(model: "LiveModel", turn: Turn) -> None:
+def _end_if_device_fails(model: "LiveModel", turn: Turn) -> None:
     try:
         with turn():
             model.check_device()
-    except Exception:  # it would fail all batches, and so be the first to be free for the next
-        log.critical("the device fails: this worker ends, for another to take its place", exc_info=True)
+    except Exception:  # this worker would fail every batch at once, and so get most of them
+        log.critical("the device fails: this worker ends, to be replaced", exc_info=True)
         os._exit(1)

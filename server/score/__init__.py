@@ -1,1 +1,1 @@
-"""cifar-score: the classes of all images of a folder, of any size, as one Parquet file; on one machine or on Ray."""
+"""cifar-score: classifies all images in a folder, however many, into one Parquet file; on one machine or on Ray."""

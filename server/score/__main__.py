@@ -1,4 +1,4 @@
-"""cifar-score: the class of every image below a folder, of any number of them, as one Parquet file.
+"""cifar-score: classifies all images below a folder, however many, into one Parquet file.
 
 $ cifar-score photos --output predictions.parquet
 """
@@ -20,13 +20,13 @@ _LABELS = 5  # the most frequent ones, which the last line counts
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """0 where every image is in the output, 1 and a sentence on stderr where not, 2 for bad use, 130 by Ctrl-C."""
+    """0 if every image is in the output, 1 and a sentence on stderr if not, 2 for wrong arguments, 130 after Ctrl-C."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may hold what the terminal cannot show
     arguments = _parser().parse_args(argv)
     if not all(importlib.util.find_spec(module) for module in ("litserve", "pyarrow")):
         print(
-            "cifar-score: it is not installed: pip install '.[server,score]' in the folder of this repository",
+            "cifar-score: packages are missing: pip install '.[server,score]' in the folder of this repository",
             file=sys.stderr,
         )
         return 1
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(_score(arguments))
         return 0
     except KeyboardInterrupt:
-        code, sentence = 130, "interrupted; the same command goes on from here"
+        code, sentence = 130, "interrupted; the same command continues from here"
     except (CheckpointError, ScoreError) as error:
         sentence = str(error)
     except OSError as error:
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    """One that complains in a sentence."""
+    """Says what is wrong in one sentence, without the usage."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
@@ -58,20 +58,20 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> _Parser:
     parser = _Parser(
         "cifar-score",
-        description="Score all images below a folder into a Parquet file: path, label, class_id, confidence and "
-        "probabilities, or the error. When it was stopped, the same command goes on from there.",
+        description="Classify all images below a folder into a Parquet file: path, label, class_id, confidence and "
+        "probabilities, or the error. If it was stopped, the same command continues from there.",
     )
     own = Path("cifar_net.pth")
-    shipped = f"weights, or those of the package: {', '.join(SHIPPED)}"
-    checkpoint = f"{shipped} (default: {own} where there is one, else {SHIPPED[0]})"
-    ray = "address of a Ray cluster to do it on, all of whose nodes see DIR, or else RAY_ADDRESS (default: no cluster)"
-    add = parser.add_argument
+    shipped = f"a file, or one that ships: {' or '.join(SHIPPED)}"
+    checkpoint = f"{shipped} (default: {own} if it exists, else {SHIPPED[0]})"
+    ray = "address of a Ray cluster to run on; all its nodes must see DIR (default: RAY_ADDRESS, else no cluster)"
+    add, shown = parser.add_argument, "(default: %(default)s)"
     add("folder", metavar="DIR", type=os.path.abspath, help="folder with images at any depth")
-    add("--output", type=_file, metavar="FILE", default="predictions.parquet", help="(default: %(default)s)")
+    add("--output", type=_file, metavar="FILE", default="predictions.parquet", help=f"where to write {shown}")
     add("--overwrite", action="store_true", help="replace an output of another model, or of images that have changed")
     add("--checkpoint", type=Path, metavar="FILE", default=own if own.exists() else SHIPPED[0], help=checkpoint)
-    add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help="(default: %(default)s)")
-    add("--workers", type=_positive, metavar="N", help="processes (default: one a core, or 4 a GPU)")
+    add("--device", choices=("auto", "cpu", "cuda", "mps"), default="auto", help=f"where the network runs {shown}")
+    add("--workers", type=_positive, metavar="N", help="processes (default: one per core, or 4 per GPU)")
     add("--ray", metavar="ADDRESS", default=os.environ.get("RAY_ADDRESS"), help=ray)
     return parser
 
@@ -89,7 +89,7 @@ def _positive(text: str) -> int:
 
 
 def _score(arguments: argparse.Namespace) -> str:
-    """Make the output; the sentence to end with. Raises CheckpointError, OSError or ScoreError."""
+    """Makes the output; returns the sentence to end with. Raises CheckpointError, OSError or ScoreError."""
     from models.checkpoint import read
     from server.score.images import ScoreError, describe, list_images
     from server.score.parts import Parts
@@ -103,7 +103,7 @@ def _score(arguments: argparse.Namespace) -> str:
     parts = Parts(arguments.output, root, describe(path.stem, card), arguments.overwrite)
     with parts.locked(), _progress(images) as advance:
         if parts.output_is_complete():
-            return f"{arguments.output} is complete already, of the same model and images"
+            return f"{arguments.output} is complete already, for the same model and images"
         work = (root, path, weights, card), arguments.device, arguments.workers
         missing, scored = parts.missing(advance), 0
         results = score_on_ray(arguments.ray, *work, missing) if arguments.ray else score_in_processes(*work, missing)
@@ -124,7 +124,7 @@ def _score(arguments: argparse.Namespace) -> str:
 
 @contextmanager
 def _progress(total: int) -> Iterator[Callable[[int], None]]:
-    """Gives a function to call with how many more images are done: a bar on stderr where that is a terminal."""
+    """A progress bar on stderr, if that is a terminal. Gives a function to call with how many more images are done."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

@@ -10,7 +10,7 @@ from typing import TypedDict
 from models.card import ModelCard
 from models.pixels import SUFFIXES
 
-CHUNK = 1024  # images: what is done again after a kill, and what the processes share evenly; a second or so of work
+CHUNK_SIZE = 1024  # images: a second or so of work, which is repeated after a kill, and small enough to share evenly
 
 Metadata = dict[bytes, bytes]
 
@@ -35,7 +35,7 @@ class Part(TypedDict):
 
 
 def list_images(root: str, folder: str = "", above: tuple[str, ...] = ()) -> Iterator[str]:
-    """Names below `root`, sorted, hidden ones left out; in memory is one folder at a time. Raises OSError.
+    """Names of images below `root`, sorted, without hidden ones; holds one folder per level. Raises OSError.
 
     `above` are the real paths of the folders that `folder` was reached through.
     """
@@ -51,7 +51,7 @@ def list_images(root: str, folder: str = "", above: tuple[str, ...] = ()) -> Ite
 
 
 def _is_folder(entry: os.DirEntry[str], walked: tuple[str, ...]) -> bool:
-    """Not where a link leads back to a folder that it was reached through, which would have no end."""
+    """Whether to walk into it: not into a link back to a folder that it was reached through, which has no end."""
     try:
         if not entry.is_dir() or not entry.is_symlink():
             return entry.is_dir()
@@ -62,10 +62,10 @@ def _is_folder(entry: os.DirEntry[str], walked: tuple[str, ...]) -> bool:
 
 
 def list_chunks(root: str) -> Iterator[Chunk]:
-    """The same images, always cut at the same places. Raises OSError."""
+    """The same images in chunks, which are always cut at the same places. Raises OSError."""
     images = list_images(root)
     for number in itertools.count():
-        names = b"\0".join(os.fsencode(name) for name in itertools.islice(images, CHUNK))
+        names = b"\0".join(os.fsencode(name) for name in itertools.islice(images, CHUNK_SIZE))
         if not names:
             return
         yield Chunk(number=number, names=names)
@@ -84,7 +84,7 @@ def fingerprint(root: str, names: bytes) -> bytes:
 
 
 def describe(name: str, card: ModelCard) -> Metadata:
-    """What the Parquet file says of the model: name, version, classes as JSON, and a digest of all its card."""
+    """The Parquet file's metadata on the model: name, version, classes as JSON, and a digest of the whole card."""
     digest = hashlib.sha256(card.model_dump_json().encode()).hexdigest()
     model = {"model": name, "version": card.version, "classes": json.dumps(card.classes), "card": digest}
     return {key.encode(): value.encode() for key, value in model.items()}

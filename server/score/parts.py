@@ -1,6 +1,6 @@
-"""What has been scored so far: a Parquet file for each chunk, in a folder beside the output until they become it.
+"""What has been scored so far: a Parquet file for each chunk, in a folder beside the output, until they are merged.
 
-Each is there whole or not at all, so that a run which ended at any moment goes on with the parts that it left.
+Each part is there whole or not at all, so that a run that ended at any moment continues with the parts that it left.
 """
 
 import fcntl
@@ -17,13 +17,13 @@ import pyarrow.parquet as pq
 from models.checkpoint import write_atomically
 from server.score.images import Chunk, Metadata, Part, ScoreError, fingerprint, list_chunks
 
-_ROW_GROUP = 16  # parts that are in memory together when they become the output
+_PARTS_PER_ROW_GROUP = 16  # in memory together when they are merged
 
 
 class Parts:
-    """The parts of one output: all of one model, and of the images as they are.
+    """The parts of one output: all of one model, and of the images as they are now.
 
-    Where there is something else, it is replaced with `overwrite`, and otherwise refused.
+    Any others found there are replaced if `overwrite`, else refused.
     """
 
     def __init__(self, output: Path, root: str, metadata: Metadata, overwrite: bool) -> None:
@@ -33,7 +33,7 @@ class Parts:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Inside it nobody else makes this output. Raises OSError, or ScoreError where somebody does."""
+        """Inside it nobody else makes this output. Raises OSError, or ScoreError if somebody does."""
         self._folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self._folder, os.O_RDONLY)
         try:
@@ -50,15 +50,15 @@ class Parts:
             os.close(descriptor)
 
     def output_is_complete(self) -> bool:
-        """Whether there is no more to do. Raises ScoreError."""
+        """Whether there is no more to do. Raises OSError, or ScoreError for an output of something else."""
         fingerprints = (fingerprint(self._root, chunk["names"]) for chunk in list_chunks(self._root))
         if not self._output.exists() or not self._holds(self._output, _digest(fingerprints)):
             return False
-        self._remove()  # what a run was killed before it could remove
+        self._remove()  # left by a run that was killed before it could
         return True
 
     def missing(self, advance: Callable[[int], None]) -> Iterator[Chunk]:
-        """The chunks that have no part yet; of the others `advance` gets the number of images. Raises ScoreError."""
+        """The chunks without a part; for each other one, `advance` gets its number of images. Raises ScoreError."""
         for chunk in list_chunks(self._root):
             self._count += 1
             path = self._path(chunk["number"])
@@ -68,12 +68,15 @@ class Parts:
                 yield chunk
 
     def add(self, part: Part) -> None:
-        """Raises OSError."""
+        """Saves a part. Raises OSError."""
         write_atomically({self._path(part["number"]): part["content"]})
 
     def merge(self) -> "Counter[str | None]":
-        """Make the output of all parts, in order. How many images have each label, or none. Raises OSError."""
-        if (further := self._path(self._count)).exists():  # of a folder that had more images
+        """Makes the output of all parts, in order. Returns how many images have each label (None: an error).
+
+        Raises OSError, or ScoreError, unless `overwrite`, for parts of more images than there are now.
+        """
+        if (further := self._path(self._count)).exists():  # the folder had more images once
             self._holds(further, b"")
         paths, labels = [self._path(number) for number in range(self._count)], Counter[str | None]()
         found = (_read_schema(path).metadata for path in paths)
@@ -85,8 +88,8 @@ class Parts:
         whole = self._folder / "whole"
         with whole.open("wb") as file:
             with pq.ParquetWriter(file, schema) as writer:
-                for start in range(0, len(paths), _ROW_GROUP):
-                    table = pa.concat_tables(map(_read_table, paths[start : start + _ROW_GROUP]))
+                for start in range(0, len(paths), _PARTS_PER_ROW_GROUP):
+                    table = pa.concat_tables(map(_read_table, paths[start : start + _PARTS_PER_ROW_GROUP]))
                     writer.write_table(table)
                     labels.update(table["label"].to_pylist())
             file.flush()
@@ -99,12 +102,12 @@ class Parts:
         return self._folder / f"{number:09}.parquet"
 
     def _holds(self, path: Path, files: bytes) -> bool:
-        """Whether a file is of this model and of images with these fingerprints. Raises ScoreError."""
+        """Whether a file is of this model and of images with this fingerprint. Raises ScoreError unless `overwrite`."""
         try:
             known: Metadata = _read_schema(path).metadata or {}
         except pa.ArrowInvalid:
             known = {}
-        unreadable = known.pop(b"unreadable", None)  # perhaps it is not any more
+        unreadable = known.pop(b"unreadable", None)  # which may have changed
         if known == {**self._metadata, b"files": files}:
             return not (unreadable and self._overwrite)
         if self._overwrite:
@@ -118,7 +121,7 @@ class Parts:
 
 
 def _read_schema(path: Path) -> pa.Schema:
-    with path.open("rb") as file:  # pyarrow itself opens no path that is not UTF-8
+    with path.open("rb") as file:  # pyarrow itself cannot open a path that is not UTF-8
         return pq.read_schema(file)
 
 

@@ -1,4 +1,4 @@
-"""What becomes of a chunk: rows of a Parquet file. Runs in the processes of a machine, and as actors on Ray."""
+"""Scores chunks: images in, rows of a Parquet file out. Runs in processes of one machine, or as actors on Ray."""
 
 import io
 import os
@@ -18,7 +18,7 @@ from server.forward import make_forward
 from server.score.images import Chunk, Part, ScoreError, describe, fingerprint
 
 _BATCH = 64  # images the network takes at once
-# Lists of any length, since many readers fail at a null among lists of a fixed one (apache/arrow#35692).
+# Lists of any length: many readers fail at a null among lists of a fixed length (apache/arrow#35692).
 _SCHEMA = pa.schema(
     [
         pa.field("path", pa.string(), nullable=False),
@@ -32,10 +32,10 @@ _SCHEMA = pa.schema(
 
 
 class Scorer:
-    """Makes parts of chunks, on one core or with a share of a GPU."""
+    """Turns chunks into parts, on one core or with a share of a GPU."""
 
     def __init__(self, root: str, checkpoint: Path, weights: bytes, card: ModelCard, device: str) -> None:
-        """`weights` and `card` were read from `checkpoint`, which may have changed since. Raises CheckpointError."""
+        """`weights` and `card` are what `checkpoint` held when it was read. Raises CheckpointError or ScoreError."""
         if device.startswith("cuda") and not torch.cuda.is_available():
             raise ScoreError("this torch cannot use the NVIDIA GPU that is here: choose --device cpu")
         torch.set_num_threads(1)
@@ -45,21 +45,21 @@ class Scorer:
         self._forward = make_forward(classifier, torch.device(device), "eager", threads=1)
 
     def __call__(self, chunk: Chunk) -> Part:
-        """Raises ScoreError where there is no folder: each image in it would be an error, and none the reason."""
+        """Raises ScoreError if there is no such folder: else each image would get an error that does not say so."""
         if not os.path.isdir(self._root):
             raise ScoreError(f"there is no folder {self._root} on {socket.gethostname()}, which was to score images")
-        files = fingerprint(self._root, chunk["names"])  # before they are read: what changes after it, shows
+        files = fingerprint(self._root, chunk["names"])  # before they are read, so that later changes show
         names = chunk["names"].split(b"\0")
         rows = [row for start in range(0, len(names), _BATCH) for row in self._score(names[start : start + _BATCH])]
         metadata = {**self._schema.metadata, b"files": files}
-        if self._any_unread(names, rows):
+        if self._any_unreadable(names, rows):
             metadata[b"unreadable"] = b"yes"
         content = io.BytesIO()
         pq.write_table(pa.Table.from_pylist(rows, self._schema.with_metadata(metadata)), content)
         return Part(number=chunk["number"], images=len(rows), content=content.getvalue())
 
-    def _any_unread(self, names: list[bytes], rows: list[dict[str, object]]) -> bool:
-        """Whether a file that is there could not be read: when it can be, its size and time will not show that."""
+    def _any_unreadable(self, names: list[bytes], rows: list[dict[str, object]]) -> bool:
+        """Whether a file that exists could not be read: once it can be, its size and time will not show that."""
         errors = ((name, str(row.get("error"))) for name, row in zip(names, rows, strict=True))
         unreadable = (name for name, error in errors if error.startswith("unreadable: "))
         return any(os.path.exists(os.fsencode(self._root) + b"/" + name) for name in unreadable)
@@ -88,5 +88,5 @@ class Scorer:
 
 
 def _open_at_once(path: str, flags: int) -> int:
-    """A pipe would keep us waiting for somebody to write into it; so it is empty."""
+    """Without waiting for somebody to write into a named pipe, which is then read as empty."""
     return os.open(path, flags | os.O_NONBLOCK)

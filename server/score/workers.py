@@ -1,4 +1,4 @@
-"""Who scores the chunks: processes of this machine, or actors of a Ray cluster. Parts come in any order."""
+"""Scores chunks in processes of this machine, or in actors of a Ray cluster. Parts come in any order."""
 
 import itertools
 import logging
@@ -11,22 +11,22 @@ from typing import Any, Literal
 
 from models.checkpoint import CheckpointError, build_classifier
 from models.machine import cores
-from server.init import NO_PROCESS, begin_worker, fork_server
+from server.init import PROCESS_START_ERRORS, begin_worker, fork_server
 from server.score.images import Chunk, Part, ScoreError
-from server.settings import Settings, nvidia_gpus
+from server.settings import NO_GPU, Settings, nvidia_gpus
 
-_LIVES = 3  # processes that may end with a chunk before it is taken for the reason
-_WORKERS_A_GPU = 4  # of which some decode while others run the network
+_MAX_DEATHS = 3  # of processes that scored the same chunk: then it is blamed
+_WORKERS_PER_GPU = 4  # some decode while others run the network
 _WINDOW = 256  # chunks that Ray has at a time: the names of all images might be too much for it
 
 Device = Literal["auto", "cpu", "cuda", "mps"]
-Arguments = tuple[Any, ...]  # what a Scorer is made of, but for its device
+Arguments = tuple[Any, ...]  # of Scorer, without the device
 
 
 def score_in_processes(
     scorer: Arguments, device: Device, workers: int | None, chunks: Iterator[Chunk]
 ) -> Generator[Part]:
-    """One that is killed is replaced. Raises ScoreError."""
+    """A process that is killed is replaced. Raises ScoreError."""
     again, deaths = list[Chunk](), Counter[int]()
     busy: dict[Any, tuple[Connection, str, Chunk]] = {}
     processes: Any = fork_server(__name__, "server.score.scorer")
@@ -35,7 +35,7 @@ def score_in_processes(
         def give(device: str, worker: Connection | None = None) -> None:
             if chunk := again.pop() if again else next(chunks, None):
                 worker = worker or _start(processes, stack, *scorer, device)
-                with suppress(ConnectionError):  # of one that is dead, recv will say so
+                with suppress(ConnectionError):  # if it is dead, recv will say so
                     worker.send(chunk)
                 busy[worker] = worker, device, chunk
 
@@ -46,9 +46,9 @@ def score_in_processes(
                 worker, name, chunk = busy.pop(ready)
                 try:
                     answer: Part | str = worker.recv()
-                except (EOFError, OSError):  # the latter where it died in the middle of its answer
+                except (EOFError, OSError):  # the latter if it died in the middle of its answer
                     deaths[chunk["number"]] += 1
-                    if deaths[chunk["number"]] == _LIVES:
+                    if deaths[chunk["number"]] == _MAX_DEATHS:
                         raise ScoreError(_blame(chunk)) from None
                     again.append(chunk)
                     give(name)
@@ -64,9 +64,9 @@ def _devices(device: Device, workers: int | None) -> list[str]:
     kind = Settings.model_construct(device=device).accelerator()
     gpus = nvidia_gpus() if kind == "cuda" else 0
     if kind == "cuda" and not gpus:
-        raise ScoreError("--device cuda: this machine has no NVIDIA GPU, or no driver for it")
+        raise ScoreError(NO_GPU)
     names = [f"cuda:{number}" for number in range(gpus)] or [kind]
-    count = workers or min(cores(), _WORKERS_A_GPU * gpus or cores())
+    count = workers or min(cores(), _WORKERS_PER_GPU * gpus or cores())
     return list(itertools.islice(itertools.cycle(names), count))
 
 
@@ -74,18 +74,18 @@ def _blame(chunk: Chunk) -> str:
     names = chunk["names"].split(b"\0")
     first, last = (name.decode(errors="backslashreplace") for name in (names[0], names[-1]))
     return (
-        f"{_LIVES} processes were ended while they scored {first} to {last}: is there too little memory for so many "
+        f"{_MAX_DEATHS} processes died while they scored {first} to {last}: is there too little memory for so many "
         "--workers, or an image that crashes them?"
     )
 
 
 def _start(processes: Any, stack: ExitStack, *arguments: Any) -> Connection:
-    """A process, ended with the stack: chunks go to it, and parts come from it, or a sentence why there are none."""
+    """The connection to a new process that ends with the stack: it takes chunks, and sends parts, or what is wrong."""
     ours, theirs = processes.Pipe()
     process = processes.Process(target=_serve, args=[theirs], daemon=True)
     try:
         process.start()
-    except NO_PROCESS as error:
+    except PROCESS_START_ERRORS as error:
         raise ScoreError(f"no process to score in can be started: {error}") from None
     theirs.close()
     stack.callback(process.join)
@@ -100,19 +100,19 @@ def _serve(parent: Connection) -> None:
     from server.score.scorer import Scorer
 
     begin_worker()
-    with parent, suppress(EOFError, ConnectionError, MemoryError):  # our parent starts another, or says why
+    with parent, suppress(EOFError, ConnectionError, MemoryError):  # then our parent starts another, or says why
         try:
             score = Scorer(*parent.recv())
             while True:
                 parent.send(score(parent.recv()))
-        except (CheckpointError, RuntimeError, ScoreError) as error:  # RuntimeError: of the network, or a GPU's memory
+        except (CheckpointError, RuntimeError, ScoreError) as error:  # RuntimeError: the network's, or GPU memory
             parent.send(str(error))
 
 
 def score_on_ray(
     address: str, scorer: Arguments, device: Device, workers: int | None, chunks: Iterator[Chunk]
 ) -> Generator[Part]:
-    """By Ray Data, which replaces what is lost. Raises CheckpointError or ScoreError."""
+    """With Ray Data, which replaces actors that are lost. Raises CheckpointError or ScoreError."""
     try:
         import ray
         import ray.data
@@ -120,20 +120,20 @@ def score_on_ray(
         raise ScoreError("Ray is not installed: pip install '.[ray]' in the folder of this repository") from None
     from server.score.scorer import Scorer
 
-    build_classifier(*scorer[1:])  # what is wrong with a checkpoint is said better here than by an actor
-    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # else it tells how it goes on, and errors in full
+    build_classifier(*scorer[1:])  # errors in a checkpoint are clearer here than from an actor
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # else it logs its progress, and errors in full
     data: Any = ray.data
     data.DataContext.get_current().enable_progress_bars = False
     try:
         ray.init(address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    except Exception as error:  # Ray raises that too
+    except Exception as error:  # Ray raises plain ones too
         raise ScoreError(f"there is no Ray cluster at {address} that can be used: {error}") from None
     try:
         resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
         gpus = resources.get("GPU", 0) if device in ("auto", "cuda") else 0
         if device == "cuda" and not gpus:
             raise ScoreError("--device cuda: the cluster has no GPU")
-        actors = workers or math.ceil(_WORKERS_A_GPU * gpus or resources.get("CPU", 1))
+        actors = workers or math.ceil(_WORKERS_PER_GPU * gpus or resources.get("CPU", 1))
         while window := list(itertools.islice(chunks, _WINDOW)):
             dataset = data.from_items(window, override_num_blocks=len(window))
             parts = dataset.map(

@@ -99,12 +99,12 @@ def replicas_on(node: Any) -> list[str]:
 
 def test_a_folder_is_scored_on_it_as_in_this_process(cluster: Cluster, tmp_path: Path) -> None:
     from models.checkpoint import read
-    from server.score.images import CHUNK, list_chunks
+    from server.score.images import CHUNK_SIZE, list_chunks
     from server.score.scorer import Scorer
 
     folder, output = tmp_path / "images", tmp_path / "rows.parquet"
     folder.mkdir()
-    for number in range(CHUNK + 9):
+    for number in range(CHUNK_SIZE + 9):
         (folder / f"{number}.png").write_bytes(PICTURE if number % 7 else b"no picture")
     save_net(tmp_path / "net.pth", seed=3)
     command = ["cifar-score", folder, "--output", output, "--checkpoint", "net.pth", "--workers", "1"]

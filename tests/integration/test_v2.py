@@ -133,8 +133,8 @@ NAN = np.full((1, 32, 32, 3), np.nan, np.float32)
     ("inputs", "outputs", "status", "says"),
     [
         (encoded([PICTURES[0], b"no picture"]), None, "422", "not an image that we read"),
-        (raw(PIXELS[:1, :16]), None, "400", r"pixels have the shape \[N, 32, 32, 3\], not \[1, 16, 32, 3\]"),
-        (raw(NAN, "FP32"), None, "400", "pixels are numbers from 0 to 255"),
+        (raw(PIXELS[:1, :16]), None, "400", r"pixels must have the shape \[N, 32, 32, 3\], not \[1, 16, 32, 3\]"),
+        (raw(NAN, "FP32"), None, "400", "pixels must be numbers from 0 to 255"),
         (raw(np.full_like(NAN, 256), "FP32"), None, "400", "from 0 to 255"),
         (raw(PIXELS[:1]), wanted("colour"), "400", "there is no output 'colour'"),
         (encoded([PICTURES[0]] * 301), None, "413", "more than 300 images"),

@@ -121,5 +121,5 @@ def test_a_forward_that_disagrees_with_eager_is_refused() -> None:
 def test_weights_that_answer_no_probabilities_are_refused(broken: float) -> None:
     net = Net()
     net.fc3.weight.data.fill_(broken)
-    with pytest.raises(CheckpointError, match="does not answer a picture with 10 probabilities"):
+    with pytest.raises(CheckpointError, match="does not answer a picture with 10 finite probabilities"):
         make_forward(Classifier(net, ModelCard()).eval(), CPU, "eager", threads=1)

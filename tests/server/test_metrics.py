@@ -1,4 +1,4 @@
-"""What is seen is counted, at a cost that a request does not feel."""
+"""What happens is counted, at a cost that a request does not feel."""
 
 import os
 import shutil
@@ -15,7 +15,7 @@ from prometheus_client import REGISTRY
 from models.card import CONFIDENCE_BOUNDS, ModelCard, Scores
 from server.__main__ import main
 from server.exposition import ServedModel
-from server.metrics import CONFIDENCE, BulkHistogram, Seen
+from server.metrics import CONFIDENCE, BulkHistogram, Recorder
 
 CARD = ModelCard(sha256="ab" * 32, uncertain_below=0.4)
 
@@ -43,30 +43,31 @@ def test_a_nan_does_not_spoil_the_sum() -> None:
 
 
 def test_batches_count_images_classes_confidence_and_waits() -> None:
-    seen, names = Seen(), ("images_total", "predictions_total", "confidence_ratio_sum", "queue_wait_seconds_count")
+    recorder = Recorder()
+    names = ("images_total", "predictions_total", "confidence_ratio_sum", "queue_wait_seconds_count")
     before = [value(f"cifar_{name}", **({"label": "cat"} if "pred" in name else {})) for name in names]
     marked = value("cifar_uncertain_images_total")
     probabilities = np.zeros((3, 10), np.float32)
     probabilities[:, 3] = [0.3, 0.5, 0.7]
-    seen.batch([0.01, 0.02], probabilities, CARD)
-    seen.write()
+    recorder.batch([0.01, 0.02], probabilities, CARD)
+    recorder.write()
     after = [value(f"cifar_{name}", **({"label": "cat"} if "pred" in name else {})) for name in names]
     assert np.subtract(after, before) == pytest.approx([3, 3, 1.5, 2])
     assert value("cifar_uncertain_images_total") == marked + 1, "the one of 0.3"
-    seen.write()
+    recorder.write()
     assert value("cifar_images_total") == after[0], "written once"
-    seen.batch([], probabilities, CARD.model_copy(update={"uncertain_below": None}))
-    seen.write()
+    recorder.batch([], probabilities, CARD.model_copy(update={"uncertain_below": None}))
+    recorder.write()
     assert value("cifar_uncertain_images_total") == marked + 1, "a card without a threshold marks none"
 
 
 def test_requests_are_counted_by_route_and_status_and_refusals_by_code() -> None:
-    seen = Seen()
+    recorder = Recorder()
     for status in (200, 200, 422):
-        seen.request("/test", status, 0.003)
-    seen.rejected("test_code")
-    seen.in_flight, seen.queued = 7, lambda: 11
-    seen.write()
+        recorder.request("/test", status, 0.003)
+    recorder.rejected("test_code")
+    recorder.in_flight, recorder.queued = 7, lambda: 11
+    recorder.write()
     assert value("cifar_requests_total", route="/test", status="200") == 2
     assert value("cifar_requests_total", route="/test", status="422") == 1
     assert value("cifar_request_duration_seconds_count", route="/test") == 3
@@ -78,10 +79,10 @@ def test_a_reload_is_a_change_of_version_and_one_process_counts_it() -> None:
     before = value("cifar_model_reloads_total")
     other = CARD.model_copy(update={"sha256": "cd" * 32})
     for counts in (True, False):
-        seen = Seen()
-        seen.counts_reloads = counts
+        recorder = Recorder()
+        recorder.counts_reloads = counts
         for card in (CARD, CARD, other, other):  # the second worker says it again
-            seen.model(card)
+            recorder.model(card)
     assert value("cifar_model_reloads_total") == before + 1
 
 
@@ -117,13 +118,13 @@ _PROCESSES = """
 import functools, multiprocessing, time
 from prometheus_client.multiprocess import mark_process_dead
 from server.exposition import render
-from server.metrics import SEEN, folder
+from server.metrics import RECORDER, metrics_folder
 
 def see(requests, stay):
-    SEEN.in_flight = requests
+    RECORDER.in_flight = requests
     for _ in range(requests):
-        SEEN.request("/test", 200, 0.001)
-    SEEN.write()
+        RECORDER.request("/test", 200, 0.001)
+    RECORDER.write()
     if stay:
         time.sleep(60)
 
@@ -131,7 +132,7 @@ process = functools.partial(multiprocessing.get_context("fork").Process, target=
 first, second = process(args=(3, False)), process(args=(4, True))
 first.start(); second.start()
 first.join()
-mark_process_dead(first.pid, folder())
+mark_process_dead(first.pid, metrics_folder())
 last = b"cifar_requests_in_flight 4.0", b'count{route="/test"} 7.0', b'status="200"} 7.0'
 while not all(line in render("net", None) for line in last):  # they are written to one file after the other
     time.sleep(0.01)
@@ -152,16 +153,16 @@ def test_what_a_process_counted_outlives_it_and_what_it_had_in_flight_does_not(t
 
 _LABELS = """
 import asyncio, os
-from server.metrics import SEEN, counting, folder
+from server.metrics import RECORDER, counting, metrics_folder
 
 async def count():
     async with counting():
         await asyncio.sleep(0)
         for number in range(1000):
-            SEEN.rejected(f"code_{number}")
+            RECORDER.rejected(f"code_{number}")
 
 asyncio.run(count())
-for file in os.scandir(folder()):
+for file in os.scandir(metrics_folder()):
     print(file.name, file.stat().st_blocks * 512 - file.stat().st_size)
 """
 
@@ -180,7 +181,7 @@ def test_a_full_temporary_folder_keeps_the_service_from_starting(
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
     assert main([]) == 1
-    assert "has less than 16,777,216 bytes left: name another in TMPDIR" in capsys.readouterr().err
+    assert "has less than 16,777,216 bytes left: set TMPDIR to another" in capsys.readouterr().err
 
 
 def test_a_temporary_folder_whose_path_is_too_long_for_sockets_keeps_the_service_from_starting(
@@ -190,4 +191,4 @@ def test_a_temporary_folder_whose_path_is_too_long_for_sockets_keeps_the_service
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     assert main([]) == 1
-    assert f"{folder} is too long for sockets in it: name another in TMPDIR" in capsys.readouterr().err
+    assert f"{folder} is too long for sockets in it: set TMPDIR to a shorter one" in capsys.readouterr().err

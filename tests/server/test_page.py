@@ -65,7 +65,7 @@ def test_a_bad_picture_is_told_in_the_services_own_words(service: RunningService
     assert page.locator("#announcer").inner_text() == f"cut: {refusal['detail']}"
     assert not page.get_by_role("button", name="Try again").count(), "it would be refused again"
     drop(page, large=b"\xff\xd8" + bytes(1_500_000))
-    page.locator(".result .problem", has_text="1,000,000 bytes, the largest that is taken").wait_for()
+    page.locator(".result .problem", has_text="1,000,000 bytes, the largest that is allowed").wait_for()
     drop(page, empty=b"")
     page.locator(".result .problem", has_text="the image is empty").wait_for()
     drop(page)

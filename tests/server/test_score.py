@@ -19,7 +19,7 @@ from models.card import ModelCard
 from models.checkpoint import load, read, save
 from models.pixels import decode
 from server.score.__main__ import main
-from server.score.images import CHUNK, ScoreError, describe, list_images
+from server.score.images import CHUNK_SIZE, ScoreError, describe, list_images
 from server.score.parts import Parts
 from server.score.scorer import Scorer
 from tests.integration.running import wait_until
@@ -60,7 +60,7 @@ def fill(root: Path, pictures: list[Path], count: int) -> Path:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory, pictures: list[Path]) -> Path:
-    root = fill(tmp_path_factory.mktemp("score") / "images", pictures, CHUNK + 200)
+    root = fill(tmp_path_factory.mktemp("score") / "images", pictures, CHUNK_SIZE + 200)
     (root / "bad.jpg").write_text("text")
     (root / "circles" / "empty.png").touch()
     (root / "gone.jpg").symlink_to("nowhere")
@@ -86,7 +86,7 @@ def scored(root: Path, checkpoint: Path) -> Path:
     output.write_text("something else")
     done = run(root, "--output", output, "--checkpoint", checkpoint, "--workers", "2", "--overwrite")
     assert done.stderr == ""
-    assert f"scored.parquet: {CHUNK + 204:,} images, 3 with an error, in " in done.stdout
+    assert f"scored.parquet: {CHUNK_SIZE + 204:,} images, 3 with an error, in " in done.stdout
     return output
 
 
@@ -125,7 +125,7 @@ def test_a_row_is_what_the_classifier_says_of_its_image(
 def test_a_run_goes_on_after_it_was_killed_and_while_its_processes_are(
     checkpoint: Path, pictures: list[Path], tmp_path: Path
 ) -> None:
-    root, output = fill(tmp_path / "images", pictures, 4 * CHUNK), tmp_path / "scored.parquet"
+    root, output = fill(tmp_path / "images", pictures, 4 * CHUNK_SIZE), tmp_path / "scored.parquet"
     words = command(root, "--output", output, "--checkpoint", checkpoint, "--workers", "1")
     parts = tmp_path / "scored.parquet.parts"
     with subprocess.Popen(words, text=True) as process:
@@ -140,7 +140,7 @@ def test_a_run_goes_on_after_it_was_killed_and_while_its_processes_are(
         wait_until(lambda: kill_workers(process), PATIENCE_S)
         said, _ = process.communicate(timeout=PATIENCE_S)
     assert process.returncode == 0
-    assert f"{4 * CHUNK:,} images, {before * CHUNK:,} of them scored before, 0 with an error" in said
+    assert f"{4 * CHUNK_SIZE:,} images, {before * CHUNK_SIZE:,} of them scored before, 0 with an error" in said
     assert_right(pq.read_table(output), root, checkpoint, pictures)
     assert not parts.exists()
 
@@ -155,7 +155,7 @@ def test_a_run_that_cannot_go_on_ends_in_a_sentence(root: Path, checkpoint: Path
         else:
             wait_until(lambda: not kill_workers(process) and process.poll() is not None, PATIENCE_S)
         _, said = process.communicate(timeout=PATIENCE_S)
-    code, sentence = (1, "3 processes were ended while they scored bad.jpg to ") if cause == "killed" else (130, cause)
+    code, sentence = (1, "3 processes died while they scored bad.jpg to ") if cause == "killed" else (130, cause)
     assert process.returncode == code
     assert said.startswith(f"cifar-score: {sentence}")
     assert said.count("\n") == 1
@@ -194,7 +194,7 @@ def test_what_is_complete_stays_and_what_is_something_else_is_refused(
 def test_parts_are_of_one_model_and_of_the_images_as_they_are(
     checkpoint: Path, pictures: list[Path], tmp_path: Path
 ) -> None:
-    root, card = fill(tmp_path / "images", pictures, CHUNK + 9), load(checkpoint).card
+    root, card = fill(tmp_path / "images", pictures, CHUNK_SIZE + 9), load(checkpoint).card
     metadata, other = (describe(name, card) for name in ("shapes", "others"))
 
     def parts(metadata: dict[bytes, bytes] = metadata, overwrite: bool = False) -> Parts:
@@ -215,7 +215,7 @@ def test_parts_are_of_one_model_and_of_the_images_as_they_are(
     assert missing(parts(overwrite=True)) == [1]
     with pytest.raises(ScoreError, match=r"000000001\.parquet is of images that have changed since: "):
         missing(parts())
-    for image in images[CHUNK:-1]:
+    for image in images[CHUNK_SIZE:-1]:
         image.unlink()
     fewer = parts()
     assert missing(fewer) == []

@@ -112,9 +112,9 @@ def test_tls_files_that_are_missing_broken_or_not_of_one_pair_are_a_sentence(
     for chain, private, says in (
         (certificate, None, "TLS takes both"),
         (certificate, tmp_path / "none.pem", "cannot be read: No such file or directory"),
-        (certificate, certificate, "are no PEM certificate with its unencrypted key"),
-        (certificate, locked, "are no PEM certificate with its unencrypted key"),
-        (certificate, stranger, "are no PEM certificate with its unencrypted key"),
+        (certificate, certificate, "are not a PEM certificate and its unencrypted key"),
+        (certificate, locked, "are not a PEM certificate and its unencrypted key"),
+        (certificate, stranger, "are not a PEM certificate and its unencrypted key"),
     ):
         problem = tls_problem(Settings(ssl_certfile=chain, ssl_keyfile=private))
         assert problem
