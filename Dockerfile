@@ -1,19 +1,19 @@
-# The service, alone: docker build -t cifar-service . && docker run -p 8000:8000 cifar-service
-# Your own checkpoint: docker run -p 8000:8000 -v "$PWD:/models" cifar-service, with cifar_net.pth in $PWD.
+# The service alone: docker build -t cifar-service . && docker run -p 8000:8000 cifar-service
+# With your own checkpoint, $PWD/cifar_net.pth: docker run -p 8000:8000 -v "$PWD:/models" cifar-service
 # Retrain jobs: docker build --target training -t cifar-training .
-# TORCH=cpu leaves out CUDA's several GB; TORCH=locked takes torch as requirements.lock has it, hash and all.
+# TORCH=cpu leaves out CUDA's several GB; TORCH=locked takes torch as requirements.lock has it, with its hash.
 ARG PYTHON=3.12
 
 FROM python:${PYTHON}-slim AS build
 ARG TORCH=locked
-# Where a proxy signs the package index with its own certificate, these name the bundle that has it.
+# Behind a proxy that decrypts TLS, these name the file with its certificate.
 ARG PIP_CERT
 ARG SSL_CERT_FILE
 ENV VIRTUAL_ENV=/opt/venv UV_LINK_MODE=copy UV_COMPILE_BYTECODE=1
 WORKDIR /build
 COPY requirements.lock pyproject.toml ./
-# Of what torch brings, nothing here uses Triton (torch.compile would, with a C compiler, which is not here either), nor
-# what CUDA programs are built with (headers, static libraries, bitcode, protoc), nor the solver for several GPUs.
+# What torch installs and nothing here uses is left out: Triton (only torch.compile needs it, and a C compiler, which is
+# missing too), what CUDA programs are built with (headers, static libraries, bitcode, protoc), the multi-GPU solver.
 RUN --mount=type=cache,target=/root/.cache \
     python3 -m venv /opt/uv && /opt/uv/bin/pip install --quiet "$(sed -nE 's/^(uv==[^ ]+).*/\1/p' requirements.lock)" && \
     python3 -m venv --without-pip /opt/venv && \
@@ -34,13 +34,13 @@ RUN --mount=type=cache,target=/root/.cache /opt/uv/bin/uv build --wheel --out-di
 FROM python:${PYTHON}-slim AS installed
 RUN useradd --uid 10001 --create-home cifar && install -d -o cifar /models
 COPY --from=build /opt/venv /opt/venv
-# A layer of its own: what changes often is small.
+# A layer of its own, so that what changes often is small.
 RUN --mount=type=bind,from=build,source=/opt/uv,target=/opt/uv --mount=type=bind,from=build,source=/build/dist,target=/dist \
     /opt/uv/bin/uv pip install --python /opt/venv --no-cache --no-deps --compile-bytecode /dist/*.whl
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1
 USER cifar
 
-# What cifar-train needs besides; the layers above are stored once for both.
+# What cifar-train needs in addition; both images share the layers above.
 FROM installed AS training
 ARG PIP_CERT
 ARG SSL_CERT_FILE

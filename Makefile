@@ -1,4 +1,4 @@
-# The verbs of this project, the same for a user, a developer and CI. `make` alone lists them.
+# The same targets for a user, a developer and CI. `make` alone lists them.
 PYTHON ?= python3
 VENV   ?= .venv
 ARGS   ?=
@@ -8,13 +8,13 @@ READY  := $(VENV)/.ready
 .DEFAULT_GOAL := help
 .PHONY: help install serve train predict evaluate test lint bench audit sbom lock
 
-help:  ## list the verbs
-	@echo "make VERB [ARGS='--flag value ...']"
+help:  ## list the targets
+	@echo "make TARGET [ARGS='--flag value ...']"
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-10s%s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 install: $(READY)  ## make .venv with everything pinned in requirements.lock
 
-serve: $(READY)  ## classify images on http://127.0.0.1:8000
+serve: $(READY)  ## start the service on http://127.0.0.1:8000
 	@$(BIN)/cifar-serve $(ARGS)
 
 train: $(READY)  ## train cifar_net.pth
@@ -29,7 +29,7 @@ evaluate: $(READY)  ## measure held-out accuracy through the running service: AR
 test: $(READY)  ## run the tests
 	@$(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
-lint: $(READY)  ## check formatting, style, types and the direction of imports
+lint: $(READY)  ## check formatting, style, types and which package imports which
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
@@ -38,20 +38,20 @@ lint: $(READY)  ## check formatting, style, types and the direction of imports
 bench: $(READY)  ## measure the figures that the README quotes
 	@$(BIN)/python -m benchmarks $(ARGS)
 
-audit: $(READY)  ## look up known vulnerabilities of what requirements.lock pins
+audit: $(READY)  ## look up known vulnerabilities of the packages pinned in requirements.lock
 	@$(BIN)/pip-audit --strict --requirement requirements.lock --disable-pip --progress-spinner off $(ARGS)
 
-sbom: $(READY)  ## write sbom.cdx.json, a CycloneDX list of what requirements.lock pins
+sbom: $(READY)  ## write sbom.cdx.json, a CycloneDX list of the packages pinned in requirements.lock
 	@$(BIN)/uv tool run --quiet --from cyclonedx-bom==7.5.0 cyclonedx-py requirements \
 		--pyproject pyproject.toml --output-reproducible --output-file sbom.cdx.json requirements.lock
 
-lock: $(READY)  ## resolve the newest versions into requirements.lock
+lock: $(READY)  ## write the newest versions into requirements.lock
 	$(BIN)/uv pip compile --universal --generate-hashes --no-header --upgrade --quiet \
 		--all-extras --group dev pyproject.toml --output-file requirements.lock
 
-# uv comes from pip; the lock names it too, so the sync leaves it where it is.
+# pip installs uv; the lock names it too, so that the sync does not remove it.
 $(READY): requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; say which: make PYTHON=python3.12")'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; name one: make PYTHON=python3.12")'
 	@echo "Installing into $(VENV), once (torch makes it several GB with CUDA) ..."
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(sed -nE 's/^(uv==[^ ]+).*/\1/p' requirements.lock)"

@@ -1,1 +1,1 @@
-"""Every figure that the README quotes, each with the command that makes it."""
+"""The measurements behind every figure that the README quotes, each with its command."""

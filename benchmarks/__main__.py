@@ -21,7 +21,7 @@ NAMES = (
 def main() -> int:
     names = sys.argv[1:] or NAMES
     if unknown := set(names) - set(NAMES):
-        print(f"there is no benchmark {', '.join(sorted(unknown))}: there are {', '.join(NAMES)}", file=sys.stderr)
+        print(f"there is no benchmark {', '.join(sorted(unknown))}; choose from {', '.join(NAMES)}", file=sys.stderr)
         return 2
     for name in names:
         print(f"== {name}", flush=True)

@@ -1,7 +1,8 @@
 """airbench94 as published, in plain PyTorch: what the recipe `fast` is measured against.
 
 Jordan, 94% on CIFAR-10 in 3.29 Seconds on a Single GPU, 2024: network, initialisation, optimizer, schedule, Lookahead,
-augmentation and the six views that an answer is the mean of. Its half precision is bfloat16 here, where there is one.
+augmentation and the six views that an answer is the mean of. In place of half precision it uses bfloat16, where the
+device has it.
 """
 
 import math
@@ -27,7 +28,7 @@ class Net(nn.Module):
         self.head = nn.Linear(WIDTHS[-1], 10, bias=False)
 
     def initialise(self, images: torch.Tensor) -> None:
-        """By training images, float32 [n, 3, 32, 32]."""
+        """Sets the whitening filters from training images, float32 [n, 3, 32, 32]."""
         patches = F.unfold(images, 2).transpose(1, 2).flatten(0, 1)
         values, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))
         scaled = (vectors / (values + 5e-4).sqrt()).T.flip(0).view(-1, 3, 2, 2)
@@ -55,7 +56,7 @@ class Group(nn.Module):
 
 
 def train(images: torch.Tensor, labels: torch.Tensor, seed: int) -> tuple[Net, float]:
-    """Normalised float32 [N, 3, 32, 32] and int64 [N], of all training images → the network, and the seconds."""
+    """All training images, normalised float32 [N, 3, 32, 32], and labels, int64 [N] → the network, and the seconds."""
     started = time.perf_counter()
     torch.manual_seed(seed)
     net = Net().to(memory_format=torch.channels_last)
@@ -119,20 +120,21 @@ class Lookahead:
 
 
 def augment(images: torch.Tensor, flips: torch.Tensor) -> torch.Tensor:
-    """Mirrored where `flips` says so, and moved by up to two pixels either way, with mirrored edges."""
+    """float32 [N, 3, 32, 32] → the same, mirrored where `flips` (bool [N]) says so, and shifted by up to two pixels
+    either way, with reflected edges."""
     images = torch.where(flips[:, None, None, None], images.flip(3), images)
-    padded, moved = F.pad(images, (2,) * 4, "reflect"), torch.empty_like(images)
+    padded, shifted = F.pad(images, (2,) * 4, "reflect"), torch.empty_like(images)
     offsets = torch.randint(0, 5, (2, len(images)))
     for down in range(5):
         for right in range(5):
             these = (offsets[0] == down) & (offsets[1] == right)
-            moved[these] = padded[these, :, down : down + 32, right : right + 32]
-    return moved
+            shifted[these] = padded[these, :, down : down + 32, right : right + 32]
+    return shifted
 
 
 @torch.no_grad()
 def accuracy(net: Net, images: torch.Tensor, labels: torch.Tensor) -> tuple[float, float]:
-    """Of normalised float32 [N, 3, 32, 32]: as they are, and as the mean of six views."""
+    """Accuracy on normalised float32 [N, 3, 32, 32] with labels int64 [N]: of one view, and of the mean of six."""
     plain, all_views = [], []
     for batch in torch.split(images, 500):
         padded = F.pad(batch, (1,) * 4, "reflect")

@@ -3,7 +3,7 @@
     make bench ARGS=batches
 
 256 JPEGs of 32x32 go as multipart files and as base64 in JSON, from two clients at once, so that the service always has
-the next request at hand. All take turns; medians count.
+the next request at hand. The ways take turns; the results are medians.
 """
 
 import argparse
@@ -34,7 +34,7 @@ _IMAGES, _REQUESTS, _CLIENTS = 256, 40, 2
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.batches", description="Many images in a request.")
-    parser.add_argument("--rounds", type=int, default=5, help="how often each runs; the median counts (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="runs of each, for the median (default: %(default)s)")
     options = parser.parse_args(argv)
     images = draw_jpegs()
     with (
@@ -69,7 +69,7 @@ def draw_jpegs() -> list[bytes]:
 
 
 def in_process(images: Sequence[bytes]) -> float:
-    """Images a second: decoded one by one, classified in batches of 64, on one thread as a worker has it."""
+    """Images a second: decoded one by one, classified in batches of 64, on one thread as in a worker."""
     torch.set_num_threads(1)
     classifier = load(TUTORIAL_NET)
     started = time.perf_counter()

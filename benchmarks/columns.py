@@ -1,4 +1,4 @@
-"""What is measured of a running server: one function a column, each to a few named numbers."""
+"""What is measured of a running server: a function for each column, which returns a few named numbers."""
 
 import asyncio
 import functools
@@ -20,20 +20,20 @@ Cell = dict[str, float]
 
 CONNECTIONS = (1, 16, 64, 256, 1000)
 MANY = 256  # images in a request of the column "batch"
-OPEN_RATE = 300  # requests a second that every server can hold
-OPEN_SHARE = 0.8  # of what ours answers at 64 connections: a second such rate
+OPEN_RATE = 300  # requests a second in the column "open": every server can keep up with them
+OPEN_SHARE = 0.8  # the rate of the column "open, high", as a fraction of what ours answers at 64 connections
 _OPEN_CONNECTIONS = 1000
 HIGH = "open, high"
-_KILL_RATE, _KILL_S, _KILL_AT_S = 200, 15, 3
-_WELL_S = 0.5  # an answer that takes longer is not one of a healthy service
+_KILL_RATE, _KILL_S, _KILL_AT_S = 200, 15, 3  # requests a second; seconds; second of the kill
+_WELL_S = 0.5  # a service whose answer takes longer is unwell
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A server that runs, and what goes to it: files, each a whole HTTP request, and images."""
+    """A running server, and what is sent to it: files, each a whole HTTP request, and images."""
 
     server: Server
-    seconds: int
+    seconds: int  # of a load; some take twice as long
     single: list[Path]
     batch: list[Path]
     photos: list[Path]
@@ -42,9 +42,9 @@ class Trial:
 
 
 def check(server: Server, checkpoint: Path, images: Sequence[bytes]) -> None:
-    """Whether it says of each image, sent alone and with all others, what the network says in this process.
+    """Checks that each image, sent alone and with all others, gets the class that the network gives it in this process.
 
-    Raises RuntimeError.
+    Raises RuntimeError where it does not.
     """
     classifier = load(checkpoint)
     with torch.inference_mode():
@@ -60,7 +60,7 @@ def check(server: Server, checkpoint: Path, images: Sequence[bytes]) -> None:
 
 
 def single(trial: Trial, connections: int) -> Cell:
-    """Requests a second with one image each, one after the other on each connection."""
+    """Requests a second with one image each, one after the other on each connection; latencies too."""
     return asdict(run_wrk(trial.server.port, trial.single, connections, trial.seconds))
 
 
@@ -76,7 +76,7 @@ def photos(trial: Trial) -> Cell:
 
 
 def open_loop(trial: Trial, rate: float | None = None) -> Cell:
-    """Latencies where requests come at a fixed rate, whatever becomes of those before."""
+    """Latencies where requests come at a fixed rate, whether or not earlier ones have been answered."""
     rate = rate or trial.high_rate
     return {
         "rate": rate,
@@ -85,12 +85,12 @@ def open_loop(trial: Trial, rate: float | None = None) -> Cell:
 
 
 def memory(trial: Trial) -> Cell:
-    """MB of all processes after the load so far."""
+    """MB (PSS) of all processes after the loads so far."""
     return {"megabytes": sum(trial.server.process_megabytes())}
 
 
 def killed(trial: Trial) -> Cell:
-    """Under a small steady load the process that runs the network is killed: what is lost, and for how long."""
+    """Kills the process that runs the network, under a small steady load: how many requests are lost, for how long."""
     return asyncio.run(_kill_under_load(trial.server, trial.images))
 
 
@@ -109,7 +109,7 @@ async def _kill_under_load(server: Server, images: Sequence[bytes]) -> Cell:
         outcomes.append((due, answered, time.perf_counter() - started - due))
 
     async with (
-        # Those that an outage opened do not stay: the pool looks through all of its connections with each request.
+        # Few are kept of those that an outage opened: the pool searches all of its connections with each request.
         httpx.AsyncClient(
             timeout=30, limits=httpx.Limits(max_connections=None, max_keepalive_connections=20)
         ) as client,
@@ -132,5 +132,5 @@ COLUMNS: dict[str, Callable[[Trial], Cell]] = {
     "open": functools.partial(open_loop, rate=OPEN_RATE),
     HIGH: open_loop,
     "memory": memory,
-    "killed": killed,  # the last, for it may end the server
+    "killed": killed,  # last: it may end the server
 }

@@ -24,26 +24,26 @@ IMAGES = 256  # of MANY
 
 
 @dataclass(frozen=True)
-class Seen:
-    """A load as its client saw it, the images of a mean batch, and µs of a core a request by who spent them."""
+class Performance:
+    """What a load's client saw, the mean number of images in a batch, and each process's CPU time per request."""
 
     requests_per_s: float
     p50_ms: float
     p99_ms: float
-    batch: float
-    spent: dict[str, float] = field(default_factory=dict)
+    mean_batch: float
+    cpu_us: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Cost:
-    """µs: of each request, and once more of each batch."""
+    """CPU time in µs: for each request, and once for each batch."""
 
     request: float
     batch: float
 
 
-class Column(NamedTuple):
-    """A load: so many connections, each with requests of so many of the same image."""
+class Load(NamedTuple):
+    """So many connections, each sending requests with so many of the same image."""
 
     title: str
     connections: int
@@ -51,31 +51,31 @@ class Column(NamedTuple):
     images: int = 1
 
 
-def make_loads() -> list[Column]:
+def make_loads() -> list[Load]:
     picture, large = encode(draw_shape("circle", 1, (32, 32)), "JPEG"), io.BytesIO()
     Image.effect_noise((1024, 768), 12).convert("RGB").save(large, "JPEG", quality=60)
-    singles = [Column(str(count), count, picture) for count in CONNECTIONS]
-    return [*singles, Column(MANY, 4, picture, IMAGES), Column(LARGE, 64, large.getvalue())]
+    singles = [Load(str(count), count, picture) for count in CONNECTIONS]
+    return [*singles, Load(MANY, 4, picture, IMAGES), Load(LARGE, 64, large.getvalue())]
 
 
-def measure(columns: Sequence[Column], rounds: int, seconds: int) -> dict[str, Seen]:
-    """Medians of the rounds, by the titles of the columns."""
+def measure(loads: Sequence[Load], rounds: int, seconds: int) -> dict[str, Performance]:
+    """Medians of the rounds, by the titles of the loads."""
     server, *_ = all_servers()
-    found: dict[str, list[Seen]] = {column.title: [] for column in columns}
+    found: dict[str, list[Performance]] = {load.title: [] for load in loads}
     with tempfile.TemporaryDirectory() as folder, running(server):
         for _ in range(rounds):
-            for column in columns:
-                print(f"connections: {column.title}", file=sys.stderr)
-                files = server.protocol.write(Path(folder), "load", [[column.image] * column.images])
-                found[column.title].append(load(server, files, column.connections, seconds))
-    return {title: median(loads) for title, loads in found.items()}
+            for load in loads:
+                print(f"connections: {load.title}", file=sys.stderr)
+                files = server.protocol.write(Path(folder), "load", [[load.image] * load.images])
+                found[load.title].append(_measure_once(server, files, load.connections, seconds))
+    return {title: _median(each) for title, each in found.items()}
 
 
-def load(server: Server, files: Sequence[Path], connections: int, seconds: int) -> Seen:
-    is_worker = list(map(server.is_worker, server.family))
+def _measure_once(server: Server, files: Sequence[Path], connections: int, seconds: int) -> Performance:
+    is_worker = list(map(server.is_worker, server.processes))
 
     def counted() -> list[float]:
-        """Of the service: seconds of each process, images, batches; and the seconds of all wrks so far."""
+        """CPU seconds of each process of the service, its images and batches, and wrk's CPU seconds: all so far."""
         wrk = resource.getrusage(resource.RUSAGE_CHILDREN)
         url = f"http://127.0.0.1:{server.port}"
         images, batches = (gauge(url, f"cifar_batch_size_images_{name}") for name in ("sum", "count"))
@@ -86,19 +86,19 @@ def load(server: Server, files: Sequence[Path], connections: int, seconds: int) 
     *processes, images, batches, wrk = (now - then for then, now in zip(before, counted(), strict=True))
     worker = sum(spent for spent, at_work in zip(processes, is_worker, strict=True) if at_work)
     seconds_of = {"client": wrk, "HTTP process": sum(processes) - worker, "worker": worker}
-    spent = {process: 1e6 * spent_s / ran.requests for process, spent_s in seconds_of.items()}
-    return Seen(ran.requests_per_s, ran.p50_ms, ran.p99_ms, images / batches, spent)
+    cpu_us = {process: 1e6 * spent_s / ran.requests for process, spent_s in seconds_of.items()}
+    return Performance(ran.requests_per_s, ran.p50_ms, ran.p99_ms, images / batches, cpu_us)
 
 
-def median(loads: Sequence[Seen]) -> Seen:
+def _median(rounds: Sequence[Performance]) -> Performance:
     def of(name: str) -> float:
-        return float(statistics.median(getattr(each, name) for each in loads))
+        return float(statistics.median(getattr(each, name) for each in rounds))
 
-    spent = {process: statistics.median(each.spent[process] for each in loads) for process in loads[0].spent}
-    return Seen(of("requests_per_s"), of("p50_ms"), of("p99_ms"), of("batch"), spent)
+    cpu_us = {process: statistics.median(each.cpu_us[process] for each in rounds) for process in rounds[0].cpu_us}
+    return Performance(of("requests_per_s"), of("p50_ms"), of("p99_ms"), of("mean_batch"), cpu_us)
 
 
-def solve(process: str, alone: Seen, busy: Seen) -> Cost:
-    """A request is `request + batch / images of a batch`: two loads whose batches differ give both."""
-    batch = (alone.spent[process] - busy.spent[process]) / (1 / alone.batch - 1 / busy.batch)
-    return Cost(busy.spent[process] - batch / busy.batch, max(0, batch))
+def solve(process: str, alone: Performance, busy: Performance) -> Cost:
+    """A request takes `request + batch / (images in a batch)`: two loads whose batches differ in size give both."""
+    batch = (alone.cpu_us[process] - busy.cpu_us[process]) / (1 / alone.mean_batch - 1 / busy.mean_batch)
+    return Cost(busy.cpu_us[process] - batch / busy.mean_batch, max(0, batch))

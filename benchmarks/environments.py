@@ -18,7 +18,7 @@ from models.checkpoint import save
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "cifar-service" / "peers"
 _UV = Path(sys.executable).with_name("uv")
-_MODELS_NEED = ("numpy", "pillow", "pydantic", "simplejpeg")  # of models/, besides torch
+_MODELS_NEED = ("numpy", "pillow", "pydantic", "simplejpeg")  # what models/ imports besides torch
 
 
 def python_with(name: str, packages: Sequence[str]) -> Path:
@@ -42,7 +42,7 @@ def version_in(python: Path, distribution: str) -> str:
 
 
 def resnet18() -> Path:
-    """A checkpoint of ResNet-18 for pictures of 32x32, with weights that have learnt nothing: as fast as any."""
+    """A checkpoint of ResNet-18 for pictures of 32x32, with untrained weights: they are as fast as any."""
     path = CACHE / "resnet18.pth"
     if not path.exists():
         torch.manual_seed(0)

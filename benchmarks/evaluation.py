@@ -3,7 +3,7 @@
     CIFAR_DATA=data python -m benchmarks.evaluation
 
 In process: read, decode and classify in one loop. Through the service: cifar-evaluate against a cifar-serve of its own.
-They take turns, so that a machine that slows down slows down both; the medians count.
+They take turns, so that a machine that slows down slows down both; the results are medians.
 """
 
 import argparse
@@ -30,7 +30,7 @@ _BATCH_SIZE = 64
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.evaluation", description="In process, and over HTTP.")
-    parser.add_argument("--rounds", type=int, default=3, help="how often each runs; the median counts (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="runs of each, for the median (default: %(default)s)")
     options = parser.parse_args(argv)
     data = Path(os.environ.get("CIFAR_DATA", "data")).resolve()
     files = sorted((data / "test").glob("*/*"))

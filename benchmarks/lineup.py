@@ -1,4 +1,4 @@
-"""Who is measured: ours, and what its users might take instead, each tuned by hand on two cores."""
+"""The servers that are compared: ours, and what its users might take instead, each tuned by hand on two cores."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,12 +8,12 @@ from benchmarks.servers import Server
 
 OURS = "cifar-serve"
 
-# Of torch: one for each process is best, but where a single process runs a network that takes all the time.
+# torch's threads: one in each process is best, except where a single process runs a network that takes all the time.
 _ONE_THREAD, _TWO_THREADS = {"OMP_NUM_THREADS": "1"}, {"OMP_NUM_THREADS": "2"}
 
 
 def all_servers() -> list[Server]:
-    """Ours first."""
+    """All of them, ours first."""
     ours = ["{python}", "-m", "server", "--port", "{port}", "--checkpoint", "{checkpoint}"]
     two_workers = {"CIFAR_WORKERS": "2"}
     return [
@@ -33,7 +33,7 @@ def all_servers() -> list[Server]:
             "Triton (PyTriton)",
             "pytriton_batching",
             ["{ports[0]}", "{ports[1]}"],
-            {"LD_LIBRARY_PATH": "{libraries}"},  # for its stub, which would find the system's libpython
+            {"LD_LIBRARY_PATH": "{libraries}"},  # otherwise its Python stub finds the system's libpython
             distribution="nvidia-pytriton",
             packages=["nvidia-pytriton==0.7.0"],
             protocol=TRITON,
@@ -95,7 +95,7 @@ def _module(
     written: Sequence[str] = (),
     **more: Any,
 ) -> Server:
-    """One that is a module of peers/."""
+    """A server that is a module in peers/."""
     command = ["{python}", "-W", "ignore", "-m", f"benchmarks.peers.{module}", "{port}", *flags]
     written = written or [f"{module}.py"]
     return Server(name, command, written=written, variables={**_ONE_THREAD, **(variables or {})}, **more)

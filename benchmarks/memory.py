@@ -1,4 +1,4 @@
-"""Does the service grow? The memory of its processes after every so many requests.
+"""Does the service's memory grow? The memory of its processes, before and after each of several loads.
 
 make bench ARGS=memory
 """
@@ -18,9 +18,9 @@ _CONNECTIONS = 64
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.memory", description="Does the service grow?")
-    parser.add_argument("--looks", type=int, default=8, help="how often memory is looked at (%(default)s)")
-    parser.add_argument("--seconds", type=int, default=5, help="of load between two looks (%(default)s)")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.memory", description="Does the service's memory grow?")
+    parser.add_argument("--looks", type=int, default=8, help="loads, after each of which it is read (%(default)s)")
+    parser.add_argument("--seconds", type=int, default=5, help="seconds of each load (default: %(default)s)")
     options = parser.parse_args(argv)
     if no_wrk():
         return 1

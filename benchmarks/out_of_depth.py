@@ -1,4 +1,4 @@
-"""Does the service notice pictures that its network was never shown? Three scores side by side, and the drift figures.
+"""Out-of-distribution detection: does the service notice pictures of other things? Three scores, and the drift figures.
 
     CIFAR_DATA=data PHOTOS=photos python -m benchmarks.out_of_depth [CHECKPOINT.pth ...]
 
@@ -27,7 +27,7 @@ from models.pixels import Pixels, decode
 SIZE = 32
 _DRAWN = 1000  # pictures of noise, and of one colour
 
-# float32 [N, C] logits over the temperature → float32 [N], the higher the less certain.
+# float32 [N, C] logits divided by the temperature → float32 [N], higher for the less certain.
 SCORES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "confidence": lambda logits: -logits.softmax(dim=1).amax(dim=1),
     "entropy": lambda logits: torch.special.entr(logits.softmax(dim=1)).sum(dim=1),
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     files = sorted(Path(os.environ.get("CIFAR_DATA", "data"), "test").glob("*/*"))
     photos = sorted(Path(os.environ["PHOTOS"]).glob("*.jpg")) if "PHOTOS" in os.environ else []
     if not files:
-        print("benchmarks.out_of_depth: no test images: name their folder in CIFAR_DATA", file=sys.stderr)
+        print("benchmarks.out_of_depth: no test images: set CIFAR_DATA to the folder with test/", file=sys.stderr)
         return 1
     if "PHOTOS" in os.environ and not photos:
         print(f"benchmarks.out_of_depth: no *.jpg in PHOTOS={os.environ['PHOTOS']}", file=sys.stderr)
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def crops(path: Path) -> Iterator[Pixels]:
-    """The photograph as the service sees it, and nine squares of half its shorter side."""
+    """Yields uint8 [32, 32, 3]: the photograph as the service sees it, and nine squares with half its shorter side."""
     yield decode(path.read_bytes(), SIZE)
     with Image.open(path) as photo:
         side = min(photo.size) // 2
@@ -72,12 +72,12 @@ def crops(path: Path) -> Iterator[Pixels]:
 
 def draw_others(test: Pixels) -> dict[str, Pixels]:
     """Pictures of nothing, and test images as another camera might take them."""
-    draws = np.random.default_rng(0)
-    colours = draws.integers(0, 256, (_DRAWN, 1, 1, 3), dtype=np.uint8)
+    generator = np.random.default_rng(0)
+    colours = generator.integers(0, 256, (_DRAWN, 1, 1, 3), dtype=np.uint8)
     return {
-        "noise": draws.integers(0, 256, (_DRAWN, SIZE, SIZE, 3), dtype=np.uint8),
+        "noise": generator.integers(0, 256, (_DRAWN, SIZE, SIZE, 3), dtype=np.uint8),
         "one colour": np.broadcast_to(colours, (_DRAWN, SIZE, SIZE, 3)),
-        "test, a quarter as bright": test[draws.permutation(len(test))[:_DRAWN]] // 4,
+        "test, a quarter as bright": test[generator.permutation(len(test))[:_DRAWN]] // 4,
     }
 
 
@@ -103,7 +103,7 @@ def print_row(
 ) -> None:
     cells = ""
     for score in SCORES.values():
-        # Crops of one photograph are no independent pictures: the spread is that of the photographs.
+        # Crops of one photograph are not independent: the 95 % interval is over photographs.
         parts = [auroc(part, score(inside)) for part in score(outside).chunk(photos or 1)]
         spread = f" ± {1.96 * statistics.stdev(parts) / photos**0.5:.3f}" if photos else ""
         cells += f"{f'{statistics.mean(parts):.3f}{spread}':>16}"
@@ -117,9 +117,9 @@ def auroc(outside: torch.Tensor, inside: torch.Tensor) -> float:
     return float(mannwhitneyu(outside.numpy(), inside.numpy()).statistic) / pairs
 
 
-# Both 0 to 1, as the queries of docs/uncertainty.md have them.
+# Both are 0 to 1, and computed as by the queries in docs/uncertainty.md.
 def confidence_distance(seen: torch.Tensor, expected: torch.Tensor) -> float:
-    """Kolmogorov's and Smirnov's, at the bounds that are counted."""
+    """The Kolmogorov-Smirnov distance, at the histogram's bounds."""
     bounds = torch.tensor(CONFIDENCE_BOUNDS)
     shares = [
         (logits.softmax(dim=1).amax(dim=1)[:, None] <= bounds).double().mean(dim=0) for logits in (seen, expected)
@@ -128,7 +128,7 @@ def confidence_distance(seen: torch.Tensor, expected: torch.Tensor) -> float:
 
 
 def class_distance(seen: torch.Tensor, expected: torch.Tensor) -> float:
-    """The part of what is seen that is in excess of its class."""
+    """The part of the predictions that is in excess of what is expected of their classes (total variation)."""
     shares = [
         torch.bincount(logits.argmax(dim=1), minlength=logits.shape[1]) / len(logits) for logits in (seen, expected)
     ]
@@ -136,7 +136,7 @@ def class_distance(seen: torch.Tensor, expected: torch.Tensor) -> float:
 
 
 def logits_of(classifier: Classifier, pixels: Pixels) -> torch.Tensor:
-    """float32 [N, C], over the card's temperature."""
+    """uint8 [N, 32, 32, 3] → float32 [N, C], divided by the card's temperature."""
     with torch.inference_mode():
         parts = [classifier.logits(part) for part in torch.split(torch.tensor(pixels), 500)]
     return torch.cat(parts) / classifier.card.temperature

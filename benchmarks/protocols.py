@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 _JSON = {"Content-Type": "application/json"}
-_HEADER_BYTES = 256  # of the JSON before Triton's binary tensors, filled up with spaces
+_HEADER_BYTES = 256  # length of the JSON before Triton's binary tensors, padded with spaces
 
 
 class Body(NamedTuple):
-    """Of a POST."""
+    """The body of a POST, and the headers that describe it."""
 
     content: bytes
     headers: Mapping[str, str]
@@ -28,14 +28,14 @@ class Protocol:
     labels: Callable[[Any], list[str]]
 
     def http_request(self, images: Sequence[bytes]) -> bytes:
-        """All of it, as it goes over the wire."""
+        """The whole request, as it goes over the wire."""
         content, headers = self.encode(images)
         fields = {"Host": "127.0.0.1", **headers, "Content-Length": str(len(content))}
         lines = [f"POST {self.path} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
         return "\r\n".join([*lines, "", ""]).encode() + content
 
     def write(self, folder: Path, name: str, requests: Sequence[Sequence[bytes]]) -> list[Path]:
-        """A file for each request, with all of it for those images."""
+        """Writes a file for each request, the whole of it, with those images. Returns their paths."""
         paths = [folder / f"{name}-{number}.http" for number in range(len(requests))]
         for path, images in zip(paths, requests, strict=True):
             path.write_bytes(self.http_request(images))
@@ -43,7 +43,7 @@ class Protocol:
 
 
 def raw(path: str = "/predict") -> Protocol:
-    """An image is the body; many are base64 in JSON. What every server takes whose routes are its user's own."""
+    """One image is the body; several are base64 in JSON. For servers whose routes are written by their users."""
 
     def encode(images: Sequence[bytes]) -> Body:
         return Body(images[0], {"Content-Type": "image/jpeg"}) if len(images) == 1 else _json_images(images)
@@ -60,7 +60,7 @@ def _labels(answer: Any) -> list[str]:
 
 
 def _multipart(images: Sequence[bytes]) -> Body:
-    """BentoML's: a form field called `images` for each."""
+    """BentoML's: a form field called `images` for each image."""
     boundary = "benchmark-of-cifar-service"
     head = f'--{boundary}\r\nContent-Disposition: form-data; name="images"; filename="{{}}.jpg"\r\n'
     head += "Content-Type: image/jpeg\r\n\r\n"

@@ -1,4 +1,4 @@
-"""Does the time of reading and of training grow as the number of images does? Beside a DataLoader in the same run.
+"""Does the time of reading and of training grow in proportion to the images? Beside a DataLoader in the same run.
 
     CIFAR_DATA=data python -m benchmarks.reading
 
@@ -30,13 +30,15 @@ _COLUMNS = ("DataLoader", "first time", "cached", "one epoch")
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.reading", description="Seconds for 1x, 2x, 4x images.")
-    parser.add_argument("--images", type=int, default=15_000, help="1x; then 2x and 4x (%(default)s)")
-    parser.add_argument("--rounds", type=int, default=3, help="how often; the median counts (%(default)s)")
+    parser.add_argument("--images", type=int, default=15_000, help="1x; then 2x and 4x as many (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="runs of each, for the median (default: %(default)s)")
     options = parser.parse_args(argv)
-    files = sorted(Path(os.environ.get("CIFAR_DATA", "data")).resolve().glob("*/*/*.jpg"))
+    data = Path(os.environ.get("CIFAR_DATA", "data")).resolve()
+    files = sorted(data.glob("*/*/*.jpg"))
     counts = [options.images, 2 * options.images, 4 * options.images]
     if counts[-1] > len(files):
-        print(f"benchmarks.reading: {len(files)} images are too few: name their folder in CIFAR_DATA", file=sys.stderr)
+        wanted = f"{counts[-1]:,} images are needed, and {data} has {len(files):,}"
+        print(f"benchmarks.reading: {wanted}: set CIFAR_DATA, or lower --images", file=sys.stderr)
         return 1
     measure(files, _WARM_UP)  # imports what each of them needs
     rounds = [[measure(files, count) for count in counts] for _ in range(options.rounds)]
@@ -46,12 +48,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     for count, row in zip(counts, rows, strict=True):
         print(f"{count:8,}  " + "  ".join(f"{each:10.2f}" for each in row))
     ratios = (last / (4 * first) for first, last in zip(rows[0], rows[-1], strict=True))
-    print("of a line " + "  ".join(f"{ratio:10.2f}" for ratio in ratios))
+    print("/ linear  " + "  ".join(f"{ratio:10.2f}" for ratio in ratios))  # last row / (4 x first row)
     return 0
 
 
 def measure(files: Sequence[Path], count: int) -> tuple[float, ...]:
-    """Seconds of a DataLoader's pass, of our first reading and our second, and of an epoch by the tutorial's recipe."""
+    """Seconds of a DataLoader's pass, our first reading, our second (cached), and an epoch of the tutorial's recipe."""
     with tempfile.TemporaryDirectory() as folder:
         os.environ["XDG_CACHE_HOME"] = f"{folder}/cache"
         root = link(files, count, Path(folder, "images"))
@@ -63,7 +65,7 @@ def measure(files: Sequence[Path], count: int) -> tuple[float, ...]:
 
 
 def link(files: Sequence[Path], count: int, root: Path) -> Path:
-    """A folder with links to `count` of the files, evenly of all classes."""
+    """Fills `root` with links to `count` of the files, evenly spread over all of them. Returns it."""
     for number in range(count):
         path = files[number * len(files) // count]
         (root / path.parent.name).mkdir(parents=True, exist_ok=True)

@@ -3,7 +3,7 @@
     CIFAR_DATA=data python -m benchmarks.recipes --seeds 5 net-best fast
 
 They take turns, seed by seed. Images are read before the clock starts; no test image was used to choose a recipe.
-With `--device cuda` airbench94 is left out: its published figures are a GPU's.
+airbench94 runs beside a recipe with its network, and on the CPU alone: its published figures are a GPU's.
 """
 
 import argparse
@@ -30,14 +30,15 @@ from training.run import describe_hardware
 
 class Result(NamedTuple):
     accuracy: float
-    averaged: float  # over six views of every image, in airbench94 those that are not moved twice
+    averaged: float  # accuracy of the mean of six views of every image; airbench94 counts the unshifted ones twice
     seconds: float
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.recipes", description="What recipes score and cost.")
-    parser.add_argument("names", nargs="*", default=["net-best", "fast"], metavar="RECIPE[:FIELD=VALUE...]")
-    parser.add_argument("--seeds", type=int, default=1, help="runs of each (%(default)s)")
+    names = "recipes, with fields to change (default: net-best fast)"
+    parser.add_argument("names", nargs="*", default=["net-best", "fast"], metavar="RECIPE[:FIELD=VALUE...]", help=names)
+    parser.add_argument("--seeds", type=int, default=1, help="runs of each, with different seeds (%(default)s)")
     parser.add_argument("--first", type=int, default=0, help="the first seed (%(default)s)")
     parser.add_argument("--device", default="cpu", help="where our recipes are trained (%(default)s)")
     options = parser.parse_args(argv)
@@ -52,8 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             results[name].append(run(seed))
             print(f"{name}, seed {seed}: {describe([results[name][-1]])}", flush=True)
     print(f"{describe_hardware(device)}, torch {torch.__version__}; {len(data.test)} test images")
-    for name, them in results.items():
-        print(f"{name:24} {describe(them)} (n = {len(them)})")
+    for name, found in results.items():
+        print(f"{name:24} {describe(found)} (n = {len(found)})")
     return 0
 
 
@@ -69,9 +70,9 @@ def describe(results: list[Result]) -> str:
 
 
 def recipe_of(name: str) -> Recipe:
-    """`net-best:epochs=170` is that recipe with that field."""
+    """`net-best:epochs=170` is the recipe net-best with this field changed."""
     name, *changes = name.split(":")
-    values: dict[str, Any] = dict(pair.split("=") for pair in changes)  # text, which the recipe reads
+    values: dict[str, Any] = dict(pair.split("=") for pair in changes)  # text, which the recipe converts
     return replace(RECIPES[name], **values)
 
 

@@ -1,4 +1,4 @@
-"""Tables and a plot of what benchmarks.serving found, into docs/benchmarks.md and docs/benchmarks.svg.
+"""Writes what benchmarks.serving measured into docs/benchmarks.md, as tables, and docs/benchmarks.svg, as a plot.
 
 python -m benchmarks.report
 """
@@ -21,13 +21,13 @@ from benchmarks.results import RESULTS, Results
 from benchmarks.servers import PEERS, ROOT, Server
 
 PAGE, PLOT = ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "benchmarks.svg"
-_TIE = 0.03  # figures that differ by less than this part of the best one lead together
-_HELD = 0.9  # a server that answers less than this part of a fixed rate, which is a random one, does not hold it
+_TIE = 0.03  # figures within this fraction of the best one are best too
+_HELD = 0.9  # a server that answers less than this fraction of a fixed rate, which is random, does not keep up with it
 _PANELS = {64: "requests/s, 64 connections", 256: "requests/s, 256 connections"}
 
 
 class Figure(NamedTuple):
-    """A cell: what it is compared by, None where it cannot be, and how it is written."""
+    """A table's cell: the value that is compared, None where it cannot be, and the text."""
 
     value: float | None
     text: str
@@ -35,7 +35,7 @@ class Figure(NamedTuple):
 
 @dataclass(frozen=True)
 class Column:
-    """Of a table, and with a title for it a panel of the plot."""
+    """A column of a table and, where `panel` is its title, a panel of the plot."""
 
     title: str
     figure: Callable[[Server], Figure]
@@ -43,15 +43,15 @@ class Column:
     panel: str = ""
 
     def best(self, servers: Sequence[Server]) -> list[Server]:
-        """Those with the best figure, or next to it."""
+        """The servers with the best figure, or within _TIE of it."""
         values = [(server, value) for server in servers if (value := self.figure(server).value) is not None]
         best = (min if self.less_is_better else max)((value for _, value in values), default=0.0)
         return [server for server, value in values if abs(value - best) <= _TIE * best]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description="What benchmarks.serving found.")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="where it wrote it (%(default)s)")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.report", description="Writes docs/benchmarks.md.")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="file of benchmarks.serving (%(default)s)")
     options = parser.parse_args(argv)
     if not options.results.exists():
         print(f"there is no {options.results}: python -m benchmarks.serving makes it", file=sys.stderr)
@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def make_tables(results: Results) -> dict[str, list[Column]]:
-    """By what stands over them."""
+    """The columns of each table, by the table's heading."""
     high = f"{results.median(OURS, HIGH, 'rate') or 0:,.0f}/s, 80 % of ours"
     return {
         "Requests a second with an image of 32×32 each, by connections:": [
@@ -109,7 +109,7 @@ def _median(results: Results, column: str, name: str, digits: int = 0) -> Callab
 
 
 def _held(results: Results, column: str) -> Callable[[Server], Figure]:
-    """Latency at a fixed rate, of a server that holds it."""
+    """p99 at a fixed rate; of a server that does not keep up with it, what it answered instead."""
 
     def figure(server: Server) -> Figure:
         rate, answered = (results.median(server.name, column, name) for name in ("rate", "requests_per_s"))
@@ -131,7 +131,7 @@ def _written(server: Server) -> Figure:
 
 
 def lines_of_code(path: Path) -> int:
-    """Those that are neither blank nor a comment nor the docstring at the top."""
+    """How many lines are neither blank nor a comment nor the docstring at the top."""
     lines = path.read_text().splitlines()
     if path.suffix == ".py" and ast.get_docstring(module := ast.parse(path.read_text())):
         lines = lines[module.body[0].end_lineno :]
@@ -151,7 +151,7 @@ def describe(results: Results, servers: Sequence[Server]) -> str:
 
 
 def draw(columns: Sequence[Column], servers: Sequence[Server]) -> str:
-    """A table in Markdown, a row a server."""
+    """A table in Markdown, with a row for each server."""
     best = [column.best(servers) for column in columns]
     rows = [["", *(column.title for column in columns)], ["---", *("---:" for _ in columns)]]
     for server in servers:
@@ -162,7 +162,7 @@ def draw(columns: Sequence[Column], servers: Sequence[Server]) -> str:
 
 
 def plot(columns: Sequence[Column], servers: Sequence[Server]) -> None:
-    """A panel a column that has a title for it, a bar a server."""
+    """Draws a panel for each column that has a title for one, with a bar for each server."""
     matplotlib.use("svg")
     pyplot.rcParams.update({"svg.hashsalt": "", "font.size": 8, "axes.spines.right": False, "axes.spines.top": False})
     shown = [column for column in columns if column.panel]

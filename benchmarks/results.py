@@ -1,4 +1,4 @@
-"""What benchmarks.serving found: a line of JSON for every cell of every round."""
+"""What benchmarks.serving measured: a line of JSON for every cell of every round."""
 
 import json
 import re
@@ -10,7 +10,7 @@ RESULTS = Path("runs/serving.jsonl")
 
 
 class Results:
-    """The lines of a file, which is made where it is missing."""
+    """The lines of the file `path`, which need not exist yet."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -18,7 +18,7 @@ class Results:
         self.lines: list[dict[str, Any]] = [json.loads(line) for line in path.open()] if path.exists() else []
 
     def add(self, server: str, number: int, column: str, **found: Any) -> None:
-        """Of round `number`; printed too."""
+        """Appends what was found in round `number`, and prints it."""
         self.lines.append({"server": server, "round": number, "column": column, **found})
         with self._path.open("a") as file:
             file.write(json.dumps(self.lines[-1]) + "\n")
@@ -28,14 +28,14 @@ class Results:
         print(number, server, f"{column}:", *texts, sep="  ", flush=True)
 
     def log(self, server: str) -> Path:
-        """Where the output of a server goes."""
+        """The file for the output of a server."""
         return self._path.with_name(re.sub(r"\W+", "-", server) + ".log")
 
     def has(self, server: str, number: int, column: str) -> bool:
         return any((line["server"], line["round"], line["column"]) == (server, number, column) for line in self.lines)
 
     def values(self, server: str, column: str, name: str) -> list[Any]:
-        """One a round, as far as it was found."""
+        """One from each round that has it."""
         here = (line for line in self.lines if (line["server"], line["column"]) == (server, column))
         return [line[name] for line in here if name in line]
 

@@ -1,8 +1,8 @@
-"""Does cifar-score take the time that its images take, and its processes their share? Beside a plain loop.
+"""Does the time of cifar-score grow in proportion to its images, and halve with two processes? Beside a plain loop.
 
     CIFAR_DATA=data python -m benchmarks.scoring
 
-Each run scores a folder of links to some of CIFAR-10's images. In each round all of them take turns; medians count.
+Each run scores a folder of links to some of CIFAR-10's images. They take turns in each round; the results are medians.
 """
 
 import argparse
@@ -23,18 +23,20 @@ from benchmarks.reading import link
 from models.card import TUTORIAL_NET
 from tests.integration.running import proportional_bytes
 
-_LOOK_S = 0.2  # how often memory is looked at
+_LOOK_S = 0.2  # from one look at the memory to the next
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scoring", description="Processes, images and memory.")
-    parser.add_argument("--images", type=int, default=10_000, help="1x; then 6x (%(default)s)")
-    parser.add_argument("--rounds", type=int, default=3, help="how often; the median counts (%(default)s)")
+    parser.add_argument("--images", type=int, default=10_000, help="1x; then 6x as many (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="runs of each, for the median (default: %(default)s)")
     options = parser.parse_args(argv)
-    files = sorted(Path(os.environ.get("CIFAR_DATA", "data")).resolve().glob("*/*/*.jpg"))
+    data = Path(os.environ.get("CIFAR_DATA", "data")).resolve()
+    files = sorted(data.glob("*/*/*.jpg"))
     few, many = options.images, 6 * options.images
     if many > len(files):
-        print(f"benchmarks.scoring: {len(files)} images are too few: name their folder in CIFAR_DATA", file=sys.stderr)
+        wanted = f"{many:,} images are needed, and {data} has {len(files):,}"
+        print(f"benchmarks.scoring: {wanted}: set CIFAR_DATA, or lower --images", file=sys.stderr)
         return 1
     runs = [(count, workers) for count in (few, many) for workers in (1, 2)]
     measured: dict[tuple[int, int], list[tuple[float, float]]] = {run: [] for run in runs}
@@ -62,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def measure(root: Path, workers: int) -> tuple[float, float]:
-    """Seconds of a run, start and all, and the most MB (PSS) that its processes had together."""
+    """Seconds of a run, its start included, and the peak memory of its processes together, in MB (PSS)."""
     output = root.with_suffix(".parquet")
     words = [sys.executable, "-m", "server.score", root, "--output", output, "--checkpoint", TUTORIAL_NET]
     started, most = time.perf_counter(), 0
@@ -79,7 +81,7 @@ def measure(root: Path, workers: int) -> tuple[float, float]:
 
 
 def memory(pid: int) -> int:
-    """Bytes of a process and its children; what they share counts once."""
+    """Bytes of a process and its children; what they share counts once (PSS)."""
     with contextlib.suppress(psutil.NoSuchProcess):
         main_process = psutil.Process(pid)
         return sum(map(proportional_bytes, [main_process, *main_process.children(recursive=True)]))

@@ -1,4 +1,4 @@
-"""A server that is measured: how it is started, asked and stopped, and what its processes cost."""
+"""A server to measure: how it is started, asked and stopped, and what memory and CPU time its processes take."""
 
 import contextlib
 import os
@@ -30,27 +30,27 @@ PEERS = ROOT / "benchmarks" / "peers"
 class Server:
     """One row of the tables.
 
-    In `command`, `before` and `variables` these are filled in: {python} of its environment and the folder {bin} around
-    it, {libraries} of Python, {port} and further {ports[0]}, ..., {checkpoint} and its {card}, {peers}, and an empty
-    {folder} of its own.
+    In `command`, `before` and `variables` these are filled in: {python} of its environment and the folder {bin} that it
+    is in, Python's folder of {libraries}, {port} and further free {ports[0]}, ..., {checkpoint} and its {card}, the
+    folder {peers}, and an empty {folder} of its own.
     """
 
     name: str
     command: Sequence[str]
     protocol: Protocol = RAW
     written: Sequence[str] = ()  # files in peers/ that its user writes
-    distribution: str = "cifar-service"  # whose version is its version
-    packages: Sequence[str] = ()  # of an environment of its own; ours where there are none
-    worker: str = "cifar-worker|spawn_main"  # in the name and command line of a process that runs the network
-    before: Sequence[str] = ()  # a command that makes what it serves
+    distribution: str = "cifar-service"  # the package whose version is reported
+    packages: Sequence[str] = ()  # what to install in an environment of its own; where empty, it runs in ours
+    worker: str = "cifar-worker|spawn_main"  # a regular expression that only processes that run the network match
+    before: Sequence[str] = ()  # a command to run first, which makes what it serves
     variables: Mapping[str, str] = field(default_factory=dict)
-    heavy: Mapping[str, str] = field(default_factory=dict)  # variables more, where the network takes all the time
+    heavy: Mapping[str, str] = field(default_factory=dict)  # further variables for ResNet-18, which takes all the time
     port: int = field(default_factory=free_port)
-    start_s: float = 0.0
-    family: list[psutil.Process] = field(default_factory=list)
+    start_s: float = 0.0  # until the first answer
+    processes: list[psutil.Process] = field(default_factory=list)  # those seen so far; the first was started by us
 
     def predict(self, client: httpx.Client, images: Sequence[bytes]) -> list[str]:
-        """Their labels. Raises httpx.HTTPError."""
+        """Encoded images → their labels. Raises httpx.HTTPError."""
         content, headers = self.protocol.encode(images)
         answer = client.post(self.url, content=content, headers=dict(headers)).raise_for_status()
         return self.protocol.labels(answer.json())
@@ -71,8 +71,8 @@ class Server:
         return sorted((proportional_bytes(process) / 1e6 for process in self._look()), reverse=True)
 
     def cpu_seconds(self) -> list[float]:
-        """Of each process in `family`, so far."""
-        return [sum(process.cpu_times()[:2]) for process in self.family]
+        """CPU time so far of each of `processes`."""
+        return [sum(process.cpu_times()[:2]) for process in self.processes]
 
     def kill_worker(self) -> None:
         """SIGKILL to the process that runs the network; of several, to the busiest."""
@@ -84,21 +84,21 @@ class Server:
         return re.search(self.worker, " ".join([process.name(), *process.cmdline()])) is not None
 
     def _look(self) -> list[psutil.Process]:
-        """The processes that there are now; `family` keeps those that were seen before too."""
-        main = self.family[0]
+        """The processes that run now; `processes` keeps those seen earlier too."""
+        main = self.processes[0]
         now = [main, *main.children(recursive=True)] if main.is_running() else []
-        self.family += [process for process in now if process not in self.family]
+        self.processes += [process for process in now if process not in self.processes]
         return now
 
     def stop(self) -> None:
-        """SIGTERM to the first process, and SIGKILL to all that are left when it has ended, or not within 10 s."""
+        """SIGTERM to the first process and, when it has ended or after 10 s, SIGKILL to all that are left."""
         self._look()
         with contextlib.suppress(psutil.NoSuchProcess):
-            self.family[0].terminate()
-        psutil.wait_procs(self.family[:1], timeout=10)
+            self.processes[0].terminate()
+        psutil.wait_procs(self.processes[:1], timeout=10)
         left = {
-            *self.family,
-            *(process for process in psutil.process_iter() if _session(process) == self.family[0].pid),
+            *self.processes,
+            *(process for process in psutil.process_iter() if _session(process) == self.processes[0].pid),
         }
         for process in left:
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -114,7 +114,10 @@ def _session(process: psutil.Process) -> int:
 
 @contextlib.contextmanager
 def running(server: Server, checkpoint: Path = TUTORIAL_NET, log: Path = Path(os.devnull)) -> Iterator[None]:
-    """Starts it, notes how long its first answer took from there, and stops it at the end."""
+    """Starts the server, measures the time until its first answer, and stops it at the end.
+
+    Raises RuntimeError, subprocess.CalledProcessError or, after 300 s, AssertionError where it does not start.
+    """
     with tempfile.TemporaryDirectory(prefix="serving-", ignore_cleanup_errors=True) as folder, log.open("wb") as output:
         python = server.python()
         values = {
@@ -141,11 +144,11 @@ def running(server: Server, checkpoint: Path = TUTORIAL_NET, log: Path = Path(os
             subprocess.run(words, cwd=folder, env=environment, stdout=output, stderr=output, check=True)
         command = [word.format_map(values) for word in server.command]
         started = time.perf_counter()
-        # A session of its own shows at the end which processes were started by some that are gone.
+        # By its session stop() finds processes whose parents are gone.
         main = subprocess.Popen(
             command, cwd=folder, env=environment, stdout=output, stderr=output, start_new_session=True
         )
-        server.family = [psutil.Process(main.pid)]
+        server.processes = [psutil.Process(main.pid)]
         try:
             with httpx.Client(timeout=30) as client:
                 wait_until(lambda: main.poll() is not None or _answers(server, client), timeout_s=300)

@@ -4,9 +4,9 @@
     python -m benchmarks.serving --photos FOLDER --only cifar-serve FastAPI    (large pictures too; these servers only)
     python -m benchmarks.report                                        (the tables and the plot of docs/benchmarks.md)
 
-In each round one server after the other is started, alone, asked whether it says what the network says, and taken
-through the columns; then once more with ResNet-18. The load comes from wrk (Debian: apt-get install wrk) on the same
-machine. Every number is kept as it is found and is not measured again, so that a run can be stopped and gone on with.
+In each round one server after the other is started, alone, checked to answer what the network answers, and measured
+column by column; then once more with ResNet-18. The load comes from wrk (Debian: apt-get install wrk) on the same
+machine. Every number is kept as soon as it is measured, and not measured again, so that a stopped run can be continued.
 """
 
 import argparse
@@ -33,7 +33,8 @@ from models.card import TUTORIAL_NET
 from tests.pictures import draw_shape, encode
 
 _RESNET = "resnet18"
-_SENT, _CHECKED, _CHECKED_BY_RESNET, _WARM_UP_S = 64, 100, 8, 4
+_SENT, _CHECKED, _CHECKED_BY_RESNET = 64, 100, 8  # images
+_WARM_UP_S = 4
 
 
 @dataclass(frozen=True)
@@ -48,22 +49,22 @@ class Plan:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.serving", description="Our service beside others.")
-    parser.add_argument("--rounds", type=int, default=2, help="how often each is measured (%(default)s)")
-    parser.add_argument("--seconds", type=int, default=3, help="of each load (%(default)s)")
-    parser.add_argument("--only", nargs="+", default=[""], help="servers whose names begin so")
+    parser.add_argument("--rounds", type=int, default=2, help="how often each is measured (default: %(default)s)")
+    parser.add_argument("--seconds", type=int, default=3, help="seconds of a load; some take longer (%(default)s)")
+    parser.add_argument("--only", nargs="+", default=[""], help="only servers whose names begin with one of these")
     columns = [*COLUMNS, _RESNET]
-    parser.add_argument("--columns", nargs="+", choices=columns, default=columns, help="what is measured (all)")
-    parser.add_argument("--photos", type=Path, help="folder of JPEG photographs for a column of their own")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="file that the numbers go to (%(default)s)")
+    parser.add_argument("--columns", nargs="+", choices=columns, default=columns, help="what to measure (default: all)")
+    parser.add_argument("--photos", type=Path, help="folder of photographs, *.jpg, for the column photos")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="file for the numbers (default: %(default)s)")
     options = parser.parse_args(argv)
     if no_wrk():
         return 1
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # and so the server that runs
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # which stops the running server too
     photos = [path.read_bytes() for path in sorted(options.photos.glob("*.jpg"))] if options.photos else []
     wanted = [column for column in options.columns if photos or column != "photos"]
     plan = Plan(wanted, options.seconds, pictures(MANY), photos)
     chosen = [server for server in all_servers() if server.name.startswith(tuple(options.only))]
-    results, works = Results(options.results), True
+    results, complete = Results(options.results), True
     results.add("", 0, "machine", **machine())
     for number in range(1, options.rounds + 1):
         for server in chosen:
@@ -71,12 +72,12 @@ def main(argv: Sequence[str] | None = None) -> int:
                 measure(server, number, plan, results)
             except (RuntimeError, AssertionError, OSError, httpx.HTTPError, subprocess.CalledProcessError) as error:
                 print(f"{server.name}: {error}; its output is in {results.log(server.name)}", file=sys.stderr)
-                works = False
-    return 0 if works else 1
+                complete = False
+    return 0 if complete else 1
 
 
 def pictures(count: int) -> list[bytes]:
-    """JPEGs of 32x32: test images of CIFAR-10 from $CIFAR_DATA where they are, else drawn ones."""
+    """JPEGs of 32x32: test images of CIFAR-10 if they are in $CIFAR_DATA, else drawn ones."""
     found = sorted(Path(os.environ.get("CIFAR_DATA", "data"), "test").glob("*/*.jpg"))
     if found:
         return [found[number * len(found) // count].read_bytes() for number in range(count)]
@@ -97,9 +98,13 @@ def machine() -> dict[str, object]:
 
 
 def measure(server: Server, number: int, plan: Plan, results: Results) -> None:
-    """What is missing of a server's round. Raises what says that the server does not work."""
+    """Measures what round `number` of a server still lacks.
+
+    Raises RuntimeError, AssertionError, OSError, httpx.HTTPError or subprocess.CalledProcessError where the server does
+    not work.
+    """
     missing = [column for column in plan.columns if not results.has(server.name, number, column)]
-    loads = plan.columns if "memory" in missing else missing  # memory is what all loads before it leave behind
+    loads = plan.columns if "memory" in missing else missing  # memory is measured after all loads before it
     log = results.log(server.name)
     with tempfile.TemporaryDirectory() as folder:
         trial = make_trial(server, plan, Path(folder))
@@ -133,7 +138,7 @@ def go_through(trial: Trial, number: int, columns: Sequence[str], results: Resul
         if column not in columns or (column == HIGH and not ours):
             continue
         with httpx.Client(timeout=60) as client:
-            trial.server.predict(client, trial.images[:1])  # answered when what the column before left behind is done
+            trial.server.predict(client, trial.images[:1])  # waits until the server is done with the last column
         high_rate = round(OPEN_SHARE * ours[0]) if ours else 0
         found = run(replace(trial, high_rate=high_rate))
         if not results.has(trial.server.name, number, column):

@@ -1,4 +1,4 @@
-"""What the service would do on machines that are not here: a simulation of its processes, held against the real one.
+"""What the service would do on machines that are not here: a simulation of its processes, checked against the real one.
 
     make bench ARGS=simulation
 
@@ -18,22 +18,22 @@ from typing import Any
 
 import simpy
 
-from benchmarks.costs import CONNECTIONS, IMAGES, LARGE, MANY, Cost, Seen, make_loads, measure, solve
+from benchmarks.costs import CONNECTIONS, IMAGES, LARGE, MANY, Cost, Performance, make_loads, measure, solve
 from benchmarks.protocols import RAW
 from benchmarks.wrk import no_wrk
 
-_ALONE, _BUSY = CONNECTIONS[0], CONNECTIONS[2]  # what the costs are taken from
+_ALONE, _BUSY = CONNECTIONS[0], CONNECTIONS[2]  # the loads that the costs are computed from
 _MAX_BATCH_SIZE = 64
-_REQUESTS = 20_000  # that are simulated; the first fifth does not count: at first all connections ask at once
+_REQUESTS = 20_000  # to simulate; the first fifth does not count: at first all connections ask at once
 
 Events = Generator[simpy.Event, Any, None]
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Where `costs` have no client, the load comes from elsewhere. With `gpu` the workers need no core.
+    """Where `costs` have no client, the load comes from another machine. With `gpu` the workers need no core.
 
-    Where they gather, they take all batches that wait as one, as ours do not.
+    With `gathers` a worker makes one batch of all that wait, which ours do not do.
     """
 
     name: str
@@ -47,20 +47,20 @@ class Machine:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.simulation", description="Measured, and simulated.")
-    parser.add_argument("--rounds", type=int, default=3, help="how often each load runs (%(default)s)")
-    parser.add_argument("--seconds", type=int, default=4, help="of each load (%(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="runs of each load, for the median (%(default)s)")
+    parser.add_argument("--seconds", type=int, default=4, help="seconds of each load (default: %(default)s)")
     options = parser.parse_args(argv)
     if no_wrk():
         return 1
     loads = make_loads()
-    sizes = {column.title: len(RAW.encode([column.image] * column.images).content) for column in loads}
-    seen = measure(loads, options.rounds, options.seconds)
-    alone, busy = seen[str(_ALONE)], seen[str(_BUSY)]
-    costs = {process: solve(process, alone, busy) for process in busy.spent}
+    sizes = {load.title: len(RAW.encode([load.image] * load.images).content) for load in loads}
+    measured = measure(loads, options.rounds, options.seconds)
+    alone, busy = measured[str(_ALONE)], measured[str(_BUSY)]
+    costs = {process: solve(process, alone, busy) for process in busy.cpu_us}
     print_costs(costs)
-    print_a_million(seen, sizes)
-    print_comparison(seen, Machine("this one", os.cpu_count() or 1, 1, 1, costs))
-    print_other_machines(costs, busy.spent)
+    print_a_million(measured, sizes)
+    print_comparison(measured, Machine("this one", os.cpu_count() or 1, 1, 1, costs))
+    print_other_machines(costs, busy.cpu_us)
     return 0
 
 
@@ -75,7 +75,7 @@ class Simulation:
         self.client = simpy.Store(self.env)
         self.http = [simpy.Store(self.env) for _ in range(machine.http_processes)]
         self.workers = [simpy.Store(self.env) for _ in range(machine.workers)]
-        self.unanswered = [0] * machine.workers  # batches that each worker has
+        self.unanswered = [0] * machine.workers  # how many batches each worker has
         self.latencies: list[float] = []
         self.batches: list[int] = []
         self.started_at = 0.0
@@ -83,7 +83,7 @@ class Simulation:
         for number in range(connections):
             self.ask(number)
 
-    def run(self) -> Seen:
+    def run(self) -> Performance:
         for number in range(self.machine.http_processes):
             self.env.process(self.serve(number))
         for number in range(self.machine.workers):
@@ -92,7 +92,7 @@ class Simulation:
         self.env.run(until=self.done)
         percentiles = statistics.quantiles(self.latencies, n=100)
         rate = len(self.latencies) / (self.env.now - self.started_at) * 1e6
-        return Seen(rate, percentiles[49] / 1e3, percentiles[98] / 1e3, statistics.fmean(self.batches))
+        return Performance(rate, percentiles[49] / 1e3, percentiles[98] / 1e3, statistics.fmean(self.batches))
 
     def ask(self, connection: int) -> None:
         self.http[connection % len(self.http)].put((connection, self.env.now))
@@ -168,33 +168,33 @@ def print_costs(costs: dict[str, Cost]) -> None:
         print(f"| {process} | {cost.request:.1f} | {cost.batch:.0f} |")
 
 
-def print_a_million(seen: dict[str, Seen], sizes: dict[str, int]) -> None:
-    """A microsecond an image is a core at a million images a second."""
+def print_a_million(measured: dict[str, Performance], sizes: dict[str, int]) -> None:
+    """A microsecond of CPU time for each image is one core at a million images a second."""
     print("\n**2. A million images a second**, in requests, in cores and on the wire.\n")
     print("| | requests/s | cores: HTTP, decoding | cores: the network | Gbit/s in |\n|---|", end="")
     print("---:|" * 4)
     for name, title, images in (("one JPEG of 32x32", str(_BUSY), 1), (MANY, MANY, IMAGES), (LARGE, LARGE, 1)):
-        http, worker = (seen[title].spent[process] / images for process in ("HTTP process", "worker"))
+        http, worker = (measured[title].cpu_us[process] / images for process in ("HTTP process", "worker"))
         gigabits = sizes[title] / images * 8 * 1e6 / 1e9
         print(f"| {name} | {1e6 / images:,.0f} | {http:,.0f} | {worker:,.0f} | {gigabits:,.1f} |")
 
 
-def print_comparison(seen: dict[str, Seen], here: Machine) -> None:
+def print_comparison(measured: dict[str, Performance], here: Machine) -> None:
     print("\n**3. Measured here, and simulated** from table 1 alone.\n")
     print("| connections | requests/s | simulated | off by | p50 ms | simulated | p99 ms | simulated |", end="")
     print(" images a batch | simulated |\n|" + "---:|" * 10)
     for connections in CONNECTIONS:
-        real, simulated = seen[str(connections)], Simulation(here, connections).run()
+        real, simulated = measured[str(connections)], Simulation(here, connections).run()
         off = simulated.requests_per_s / real.requests_per_s - 1
         print(f"| {connections} | {real.requests_per_s:,.0f} | {simulated.requests_per_s:,.0f} | {off:+.0%} |", end="")
         print(f" {real.p50_ms:.1f} | {simulated.p50_ms:.1f} | {real.p99_ms:.0f} | {simulated.p99_ms:.0f} |", end="")
-        print(f" {real.batch:.1f} | {simulated.batch:.1f} |")
+        print(f" {real.mean_batch:.1f} | {simulated.mean_batch:.1f} |")
 
 
-def print_other_machines(costs: dict[str, Cost], spent: dict[str, float]) -> None:
+def print_other_machines(costs: dict[str, Cost], cpu_us: dict[str, float]) -> None:
     costs = {process: cost for process, cost in costs.items() if process != "client"}
     assumed = {**costs, "worker": Cost(request=2, batch=1000)}
-    need = round(16 * spent["HTTP process"] / (spent["HTTP process"] + spent["worker"]))
+    need = round(16 * cpu_us["HTTP process"] / (cpu_us["HTTP process"] + cpu_us["worker"]))
     machines = (
         Machine("2 cores", 2, 1, 1, costs),
         Machine("16 cores, halved as `auto` does", 16, 8, 8, costs),
@@ -209,9 +209,9 @@ def print_other_machines(costs: dict[str, Cost], spent: dict[str, float]) -> Non
     print("| | HTTP processes | workers | requests/s | p50 ms | images a batch |")
     print("|---|" + "---:|" * 5)
     for machine in machines:
-        seen = Simulation(machine, 64 * machine.http_processes).run()
-        print(f"| {machine.name} | {machine.http_processes} | {machine.workers} | {seen.requests_per_s:,.0f} |", end="")
-        print(f" {seen.p50_ms:.1f} | {seen.batch:.0f} |")
+        found = Simulation(machine, 64 * machine.http_processes).run()
+        print(f"| {machine.name} | {machine.http_processes} | {machine.workers} |", end="")
+        print(f" {found.requests_per_s:,.0f} | {found.p50_ms:.1f} | {found.mean_batch:.0f} |")
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
     CIFAR_DATA=data python -m benchmarks.training
 
 The two take turns, so that a machine that slows down slows down both. The script decodes each image whenever an epoch
-comes to it; we decode all of them once, before the loop, and the table says how long that took. At its end we also draw
-a report, and it says how long that takes.
+comes to it; we decode all of them once, before the loop, and the table says how long that took. At its end our run also
+draws a report; that time is printed too.
 """
 
 import argparse
@@ -37,12 +37,12 @@ from training.recipe import TUTORIAL, Recipe
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.training", description="Our loop against the script's.")
     parser.add_argument(
-        "--updates", type=int, default=3000, help="of each loop in each round, up to 12500 (%(default)s)"
+        "--updates", type=int, default=3000, help="updates of each loop in each round, up to 12500 (%(default)s)"
     )
     parser.add_argument(
-        "--rounds", type=int, default=3, help="how often each loop runs; the median counts (%(default)s)"
+        "--rounds", type=int, default=3, help="runs of each loop, for the median (default: %(default)s)"
     )
-    parser.add_argument("--seeds", type=int, default=0, help="train each in full so often too, to compare the accuracy")
+    parser.add_argument("--seeds", type=int, default=0, help="also train both in full, with so many seeds, and compare")
     options = parser.parse_args(argv)
 
     started = time.perf_counter()
@@ -75,7 +75,7 @@ def train_ours(data: Data, updates: int, seed: int) -> float:
 
 
 def report_s(data: Data) -> float:
-    """The seconds that a run's report takes, of the shipped network; the first time with what it imports."""
+    """The seconds that a run's report takes, for the shipped network; the first time with its imports."""
     classifier = load(TUTORIAL_NET)
     logits = logits_of(classifier, data.pixels, data.test)
     card = classifier.card.model_copy(
@@ -95,7 +95,7 @@ def report_s(data: Data) -> float:
 
 
 def compare_in_full(data: Data, seeds: int) -> None:
-    """Is our accuracy theirs, but for the luck of the seed?"""
+    """Trains with both in full, and prints their accuracies, times and, with several seeds, a t-test's p-value."""
     runs: dict[str, list[tuple[float, float]]] = {"tutorial's script": [], "cifar-train": []}  # seconds, accuracy
     for seed in range(seeds):
         torch.manual_seed(seed)

@@ -1,9 +1,9 @@
-"""What further views of an image cost and gain: where no answer is averaged over them, the unsure ones, or all of them.
+"""What further views of an image cost and gain, where no answers are averaged over them, the unsure ones, or all.
 
     CIFAR_DATA=data python -m benchmarks.views [CHECKPOINT.pth]
 
 It scores the images that the checkpoint was validated with, since the setting is chosen by them. The settings take
-turns, batch by batch, on one core and as a worker runs the network; those images are drawn at random.
+turns, batch by batch, on one core and as a worker runs the network; the images of a batch are drawn at random.
 """
 
 import argparse
@@ -23,21 +23,22 @@ from server.forward import make_forward
 from training.data import load_folder, split_validation
 from training.evaluation import evaluate
 
-_BELOW = (0, 0.6, 0.7, 0.8, 0.9, 0.95, 1)  # the confidence of an answer that is averaged
+_BELOW = (0, 0.6, 0.7, 0.8, 0.9, 0.95, 1)  # settings: answers with less confidence are averaged
 _BATCH = 64
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.views", description="What further views bring.")
-    parser.add_argument("checkpoint", nargs="?", type=Path, default=STRONG, help="default: the one that ships")
-    parser.add_argument("--batches", type=int, default=40, help="of 64 images, for each setting (%(default)s)")
+    parser.add_argument("checkpoint", nargs="?", type=Path, default=STRONG, help="default: strong, which ships")
+    parser.add_argument("--batches", type=int, default=40, help="batches of 64 images for each setting (%(default)s)")
     options = parser.parse_args(argv)
     data = load_folder(Path(os.environ.get("CIFAR_DATA", "data")), size=32)
     classifiers = {below: averaging(options.checkpoint, below) for below in _BELOW}
     training = classifiers[0].card.training
     _, images = split_validation(data, float(training.recipe.get("validation", 0)) if training else 0)
     if not len(images):
-        print(f"benchmarks.views: {options.checkpoint} was trained without validation images", file=sys.stderr)
+        fault = f"{options.checkpoint} was trained without validation images: name another checkpoint"
+        print(f"benchmarks.views: {fault}", file=sys.stderr)
         return 1
     rates = images_per_s(classifiers, data.pixels[images], options.batches)
     print(f"{options.checkpoint.name}: {len(images)} images; one of {os.cpu_count()} cores, batches of {_BATCH}")
@@ -49,13 +50,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def averaging(checkpoint: Path, below: float) -> Classifier:
+    """The classifier, which averages answers with less confidence than `below` over further views."""
     classifier = load(checkpoint)
     classifier.card = classifier.card.model_copy(update={"tta_below": below})
     return classifier
 
 
 def images_per_s(classifiers: dict[float, Classifier], pixels: torch.Tensor, batches: int) -> dict[float, float]:
-    """Of uint8 [N, 32, 32, 3], by each setting: the median over so many batches."""
+    """uint8 [N, 32, 32, 3] → images a second by each setting, the median over at most so many batches."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     forwards = {below: make_forward(each, torch.device("cpu"), "eager", 1) for below, each in classifiers.items()}

@@ -13,7 +13,7 @@ _SCRIPT = Path(__file__).with_suffix(".lua")
 
 @dataclass(frozen=True)
 class Load:
-    """What wrk saw in one run."""
+    """What wrk measured in one run."""
 
     requests: int
     requests_per_s: float
@@ -23,7 +23,7 @@ class Load:
 
 
 def no_wrk() -> bool:
-    """Whether the load generator is missing, and saying so."""
+    """Whether wrk is missing; if so, prints that."""
     if not shutil.which("wrk"):
         print("the load comes from wrk, which is not installed: apt-get install wrk", file=sys.stderr)
         return True

@@ -1,4 +1,4 @@
-"""Calls the service and evaluates it. Knows only HTTP: imports no torch, no numpy."""
+"""Calls the service and evaluates it. It knows only HTTP, and imports neither torch nor numpy."""
 
 from clients import errors
 from clients.client import AsyncClient, Client

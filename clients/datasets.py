@@ -1,4 +1,4 @@
-"""Labelled images to evaluate with: anyone's folder, or CIFAR-10's own 10,000 test images without torch."""
+"""Labelled images to evaluate with: those of a folder, or CIFAR-10's 10,000 test images, read without torch."""
 
 import hashlib
 import io
@@ -36,7 +36,10 @@ class Dataset:
 
 
 def load(data: str, files: Path | None) -> Dataset:
-    """`cifar10`, or a folder's test images, or of a folder the `files` listed. Raises CommandError or OSError."""
+    """The test images of CIFAR-10 (`cifar10`) or of the folder `data`, or the images in it that the file `files` lists.
+
+    A folder without a subfolder `test` is taken as a whole. Raises CommandError or OSError.
+    """
     if data == "cifar10" and files is None:
         return Dataset("cifar10", cifar10_test(Path("data")), held_out=True)
     root = Path(data)
@@ -49,22 +52,23 @@ def load(data: str, files: Path | None) -> Dataset:
     return Dataset(data, _by_class(root, "test/" if held_out else ""), held_out)
 
 
-def _by_class(root: Path, inside: str) -> list[Example]:
+def _by_class(root: Path, part: str) -> list[Example]:
+    """The images in `root`/`part`, a folder for each class; `part` is empty or ends with a slash."""
     found = sorted(
         (folder.name, file.name)
-        for folder in os.scandir(root / inside)
+        for folder in os.scandir(root / part)
         if folder.is_dir() and not folder.name.startswith(".")
         for file in os.scandir(folder)
         if file.name.lower().endswith(SUFFIXES) and not file.name.startswith(".")
-        if os.path.isfile(file) or not os.path.exists(file)  # a link to nothing counts as refused
+        if os.path.isfile(file) or not os.path.exists(file)  # a broken link is kept, and counts as refused
     )
     if not found:
-        raise CommandError(f"there are no images in {root / inside}/<class>/: {', '.join(SUFFIXES)} are looked for")
-    return [Example(name := f"{inside}{truth}/{file}", truth, f"{root}/{name}") for truth, file in found]
+        raise CommandError(f"there are no images in {root / part}/<class>/: {', '.join(SUFFIXES)} are looked for")
+    return [Example(name := f"{part}{truth}/{file}", truth, f"{root}/{name}") for truth, file in found]
 
 
 def _listed(root: Path, files: Path) -> list[Example]:
-    """The class of a listed image is the folder that it lies in."""
+    """The images that `files` lists, a path in `root` on each line; the folder that an image is in is its class."""
     text = files.read_text("utf-8", errors="surrogateescape")  # names of files need not be UTF-8
     names = [line for line in text.split("\n") if line]
     for name in names:
@@ -76,7 +80,10 @@ def _listed(root: Path, files: Path) -> list[Example]:
 
 
 def cifar10_test(folder: Path) -> list[Example]:
-    """CIFAR-10's test images as PPM, from the archive in `folder`, downloaded if need be. Raises CommandError."""
+    """CIFAR-10's test images as PPM, from the archive in `folder`, which is downloaded if need be.
+
+    Raises CommandError or OSError.
+    """
     path = folder / "cifar-10-binary.tar.gz"
     archive = path.read_bytes() if path.is_file() else b""
     if not _is_cifar10(archive):
@@ -84,7 +91,7 @@ def cifar10_test(folder: Path) -> list[Example]:
         write(path, archive)
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
         files = (tar.extractfile(f"cifar-10-batches-bin/{name}") for name in ("test_batch.bin", "batches.meta.txt"))
-        records, classes = (file.read() for file in files if file)  # the checksum was right: they are there
+        records, classes = (file.read() for file in files if file)  # both exist: the checksum was right
     labels = classes.decode("ascii").split()
     return [
         Example(f"test_batch.bin/{number:05}", labels[records[start]], _ppm(records[start + 1 : start + _RECORD_BYTES]))
@@ -97,7 +104,7 @@ def _is_cifar10(archive: bytes | bytearray) -> bool:
 
 
 def _ppm(planes: bytes) -> bytes:
-    """uint8 [3, 32, 32] RGB → PPM, where the three colours of a pixel lie side by side."""
+    """uint8 [3, 32, 32] RGB → PPM, in which the three colours of a pixel are side by side."""
     pixels = bytearray(3 * 1024)
     for colour in range(3):
         pixels[colour::3] = planes[colour * 1024 : (colour + 1) * 1024]
@@ -105,7 +112,7 @@ def _ppm(planes: bytes) -> bytes:
 
 
 def _download() -> bytes:
-    """The archive. Raises CommandError."""
+    """Downloads CIFAR-10's archive. Raises CommandError."""
     import httpx
 
     archive = bytearray()
@@ -116,12 +123,12 @@ def _download() -> bytes:
                 for chunk in response.iter_bytes(2**20):
                     archive += chunk
                     advance(len(chunk))
-    except (httpx.HTTPError, httpx.InvalidURL, ImportError, OSError, ValueError) as error:  # the environment's too
+    except (httpx.HTTPError, httpx.InvalidURL, ImportError, OSError, ValueError) as error:  # also a wrong proxy setting
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise CommandError(
             f"CIFAR-10 cannot be downloaded ({reason}): "
             "put cifar-10-binary.tar.gz into data/ yourself, or give --data a folder of images"
         ) from None
     if not _is_cifar10(archive):
-        raise CommandError(f"what {CIFAR10_URL} sent is not CIFAR-10: its MD5 is not {CIFAR10_MD5}")
+        raise CommandError(f"the file that {CIFAR10_URL} sent is not CIFAR-10: its MD5 is not {CIFAR10_MD5}")
     return bytes(archive)

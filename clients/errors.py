@@ -3,25 +3,25 @@
 CifarError
 ├── ServiceUnreachable            nothing answers there, or the connection was lost
 │   └── ServiceTimeout            no answer in time
-├── MalformedAnswer               an answer came, but not one of this service
+├── MalformedAnswer               an answer came, but not one that this service gives
 ├── ImageError                    this one image has no prediction; predict_many yields it in the image's place
-└── StatusError                   the service, or a proxy before it, answered with an error status
+└── StatusError                   the service, or a proxy in front of it, answered with an error status
     ├── BadRequest           400  it did not understand the request
     ├── Unauthorized         401  the API key is missing or wrong
-    ├── NotFound             404  there is no such route, so perhaps another service
+    ├── NotFound             404  there is no such route: perhaps this is another service
     ├── PayloadTooLarge      413  too many bytes, pixels or images for its limits
-    ├── InvalidImage         422  the image is empty, damaged or none
+    ├── InvalidImage         422  the image is empty or damaged, or not an image
     ├── TooManyRequests      429  its queue is full
     └── ServerError          5xx  it failed
         ├── NotReady         503  no model is ready
-        └── DeadlineExceeded 504  it did not come to the request in time
+        └── DeadlineExceeded 504  it had no answer within its deadline
 """
 
 from dataclasses import dataclass
 
 
 class CifarError(Exception):
-    """Whatever goes wrong between a caller and a prediction; the message is a sentence for people."""
+    """The base of all these errors; the message is a sentence for people."""
 
 
 class ServiceUnreachable(CifarError): ...
@@ -37,8 +37,8 @@ class MalformedAnswer(CifarError): ...
 class ImageError(CifarError):
     """One image has no prediction: `code` is stable and for programs, `detail` is a sentence for people.
 
-    The codes are the service's (`not_an_image`, `corrupt_image`, ...) and, for an image that could not be read on this
-    side, `unreadable`.
+    The codes are the service's (`not_an_image`, `corrupt_image`, ...) and, for an image that the client could not read,
+    `unreadable`.
     """
 
     code: str
@@ -54,7 +54,7 @@ _BY_STATUS: dict[int, type["StatusError"]] = {}
 @dataclass(eq=False)
 class StatusError(CifarError):
     """`code` is the service's stable name for the reason (`http_<status>` where a proxy gave none), `request_id` finds
-    the request in its log, `retry_after_s` is how long it asked to be left alone."""
+    the request in the service's log, `retry_after_s` is how many seconds the service asks to wait, if it does."""
 
     status: int
     code: str
@@ -98,5 +98,5 @@ class DeadlineExceeded(ServerError, status=504): ...
 
 
 def error_for(status: int) -> type[StatusError]:
-    """The exception of a status; the family's where the status has none of its own."""
+    """The exception for a status; ServerError or StatusError for one that has none of its own."""
     return _BY_STATUS.get(status, ServerError if status >= 500 else StatusError)

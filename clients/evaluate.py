@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from clients import datasets, report, scores
-from clients.command import CommandError, Parser, address, connect, plain, reader, run, write
+from clients.command import CommandError, Parser, address, argument_type, connect, escape, run, write
 from clients.datasets import Dataset
 
 if TYPE_CHECKING:
@@ -17,30 +17,32 @@ if TYPE_CHECKING:
 
     from clients.client import Client
 
-_ALL_CLASSES = 1_000_000  # the service gives as many as it has
-_DOT = b"P6 1 1 255\n\0\0\0"  # a picture, as PPM
+_ALL_CLASSES = 1_000_000  # a top_k past their number gives all of them
+_DOT = b"P6 1 1 255\n\0\0\0"  # one black pixel, as PPM
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """0; 1 when the run fails or the accuracy is below --min-accuracy."""
+    """Returns 0; 1 when the run fails or the accuracy is below --min-accuracy."""
     return run(_parser(), argv, _evaluate)
 
 
 def _parser() -> Parser:
-    measured = "Measure a running service's accuracy, speed and latency on labelled images."
-    parser = Parser("cifar-evaluate", "--data DIR|cifar10 [options]", measured)
-    folder = "DIR/test/<class>/* or else DIR/<class>/*; cifar10: its 10,000 test images, downloaded into data/"
+    description = "Measure a running service's accuracy, speed and latency on labelled images."
+    parser = Parser("cifar-evaluate", "--data DIR|cifar10 [options]", description)
+    data = "DIR/test/<class>/* or else DIR/<class>/*; cifar10: its 10,000 test images, downloaded into data/"
     images = parser.add_argument_group("images")
-    images.add_argument("--data", required=True, metavar="DIR|cifar10", help=folder)
-    images.add_argument("--files", type=Path, metavar="LIST", help="score only these paths in DIR, one a line")
-    file = reader(Path, lambda path: not path.is_dir(), "a file that is no folder")
-    fraction = reader(float, lambda number: 0 <= number <= 1, "a fraction from 0 to 1")
+    images.add_argument("--data", required=True, metavar="DIR|cifar10", help=data)
+    files = "use only the images that this file lists, one path in DIR per line"
+    images.add_argument("--files", type=Path, metavar="LIST", help=files)
+    file = argument_type(Path, lambda path: not path.is_dir(), "a file that is not a folder")
+    fraction = argument_type(float, lambda number: 0 <= number <= 1, "a fraction from 0 to 1")
     results = parser.add_argument_group("results")
-    results.add_argument("--json", type=file, metavar="FILE", help="write everything there, each prediction too")
-    results.add_argument("--confusion", type=file, metavar="PNG", help="draw the confusion matrix there")
-    results.add_argument("--min-accuracy", type=fraction, metavar="FRACTION", help="exit with 1 below it, 0..1")
-    rival = "another service: is one of the two better by more than chance?"
-    parser.add_service().add_argument("--against", type=address, metavar="URL", help=rival)
+    results.add_argument("--json", type=file, metavar="FILE", help="write all results and every prediction to FILE")
+    results.add_argument("--confusion", type=file, metavar="PNG", help="draw the confusion matrix to PNG")
+    least = "exit with 1 if the accuracy is below this, 0..1"
+    results.add_argument("--min-accuracy", type=fraction, metavar="FRACTION", help=least)
+    against = "another service: say whether one of the two is better by more than chance"
+    parser.add_service().add_argument("--against", type=address, metavar="URL", help=against)
     return parser
 
 
@@ -48,10 +50,10 @@ def _evaluate(arguments: argparse.Namespace) -> int:
     dataset = datasets.load(arguments.data, arguments.files)
     if not dataset.held_out:
         _say(
-            f"warning: {dataset.name} has no test folder, so images that the model was trained on may be among these; "
+            f"warning: {dataset.name} has no test folder, so images that the model was trained on may be among them; "
             "list only held-out images with --files"
         )
-    for url in (arguments.url, arguments.against) if arguments.against else ():  # before the minutes that each takes
+    for url in (arguments.url, arguments.against) if arguments.against else ():  # first, as each run may take minutes
         with connect(url) as client:
             _classes(client, dataset)
     found = {"data": dataset.name, **_score(arguments.url, dataset)}
@@ -59,7 +61,7 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         found["against"] = _score(arguments.against, dataset)
         found["comparison"] = scores.compare(found, found["against"])
     lines = [*report.as_text(found), *(report.verdict(found) if arguments.against else ())]
-    print(*map(plain, lines), sep="\n")
+    print(*map(escape, lines), sep="\n")
     if arguments.confusion:
         write(arguments.confusion, report.draw_confusion(found))
     if arguments.json:
@@ -71,12 +73,12 @@ def _evaluate(arguments: argparse.Namespace) -> int:
 
 
 def _score(url: str, dataset: Dataset) -> dict[str, Any]:
-    """Every example through the service. Raises CifarError and CommandError."""
+    """Sends every example through the service, and summarises its answers. Raises CifarError and CommandError."""
     latencies_s: list[float] = []
 
     async def note_latency(response: "httpx.Response") -> None:
-        await response.aread()  # an answer's time is known when it is complete
-        if response.is_success:  # a refusal is quick
+        await response.aread()  # only then is the time until the answer's end known
+        if response.is_success:  # a refusal is quicker than an answer
             latencies_s.append(response.elapsed.total_seconds())
 
     with connect(url) as client:
@@ -86,12 +88,12 @@ def _score(url: str, dataset: Dataset) -> dict[str, Any]:
         answers = list(client.predict_many([example.image for example in dataset.examples], top_k=1, progress=True))
         seconds = time.perf_counter() - start
     if not latencies_s:
-        raise CommandError(f"not one of the images can be read: {answers[0]}")
+        raise CommandError(f"none of the images was accepted; the first: {answers[0]}")
     return {"service": client.url, **scores.summarise(classes, dataset.examples, answers, seconds, latencies_s)}
 
 
 def _classes(client: "Client", dataset: Dataset) -> list[str]:
-    """The service's, in their order. Raises CifarError, and CommandError where it does not know all of the data's."""
+    """The service's classes, by class_id. Raises CifarError, and CommandError where it lacks a class of the data."""
     ranked = client.predict(_DOT, top_k=_ALL_CLASSES).ranked
     classes = [each.label for each in sorted(ranked, key=lambda each: each.class_id)]
     unknown = sorted({example.truth for example in dataset.examples} - set(classes))

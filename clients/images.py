@@ -1,4 +1,4 @@
-"""What a caller may give as an image, and its bytes."""
+"""What may be given as an image, and the bytes that are sent for it."""
 
 import io
 import os
@@ -12,31 +12,31 @@ if TYPE_CHECKING:  # Pillow is imported when a picture comes, not when this pack
 
 ImageInput: TypeAlias = "str | os.PathLike[str] | bytes | PIL.Image.Image"
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".ppm")  # of files that are images
+SUFFIXES = (".jpg", ".jpeg", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".ppm")  # the files taken from folders
 
 _PNG_MODES = ("1", "L", "LA", "I;16", "P", "RGB", "RGBA")
-_TIFF_MODES = ("I", "I;16B", "F")  # grey of 32 bits, of 16 whose high byte comes first, and in fractions
+_TIFF_MODES = ("I", "I;16B", "F")  # grey: 32-bit integers, 16-bit big-endian, floats
 
 
 def load(image: "ImageInput | ImageError") -> bytes | ImageError:
-    """The encoded image: a file's or the caller's bytes as they are, a PIL image losslessly compressed.
+    """The encoded image: a file's or the caller's bytes unchanged, a PIL image losslessly compressed.
 
-    An ImageError `unreadable` where there is none; what this has given may be given again. Raises TypeError for what is
-    no image at all.
+    Returns an ImageError `unreadable` where that fails. What this has returned may be passed again. Raises TypeError
+    for an argument of another type.
     """
     if isinstance(image, (bytes, ImageError)):
         return image
     return _read(image) if isinstance(image, (str, os.PathLike)) else _encode(image)
 
 
-def weigh(image: str | os.PathLike[str] | bytes | ImageError) -> int:
-    """The bytes that `load` will give, found without reading."""
+def encoded_size(image: str | os.PathLike[str] | bytes | ImageError) -> int:
+    """How many bytes `load` will return, found without reading the file; 0 where there is an error."""
     if isinstance(image, (bytes, ImageError)):
         return len(image) if isinstance(image, bytes) else 0
     try:
         return os.stat(image).st_size
     except (OSError, ValueError):
-        return 0  # reading it will say what is wrong
+        return 0  # `load` will say why
 
 
 def _read(path: str | os.PathLike[str]) -> bytes | ImageError:
@@ -54,7 +54,7 @@ def _encode(image: "PIL.Image.Image") -> bytes | ImageError:
         raise TypeError(f"an image is a path, bytes or a PIL image, not {type(image).__name__}")
     try:
         return _compress(image)
-    except Exception as error:  # Pillow answers damage with whatever its parsers meet: SyntaxError, struct.error, ...
+    except Exception as error:  # a damaged image makes Pillow's parsers raise anything: SyntaxError, struct.error, ...
         return _unreadable("the PIL image", error)
 
 
@@ -68,10 +68,10 @@ def _compress(image: "PIL.Image.Image") -> bytes:
     from PIL.ExifTags import Base
 
     image.load()
-    exif = PIL.Image.Exif()  # of its orientation, which the service heeds, and of nothing that may be damaged
-    with suppress(Exception):  # what Pillow's parser meets
-        if (turned := image.getexif()[Base.Orientation]) in range(2, 9):
-            exif[Base.Orientation] = int(turned)
+    exif = PIL.Image.Exif()  # with the orientation, which the service applies, and no other tag: it may be damaged
+    with suppress(Exception):  # damaged Exif makes Pillow's parser raise anything
+        if (orientation := image.getexif()[Base.Orientation]) in range(2, 9):
+            exif[Base.Orientation] = int(orientation)
     if image.mode not in _PNG_MODES + _TIFF_MODES:
         image = image.convert("RGBA" if image.has_transparency_data else "RGB")
     buffer = io.BytesIO()

@@ -1,4 +1,4 @@
-"""The stream of one `predict_many`: gathered into batches, asked for several at a time, answered in order."""
+"""The images of one `predict_many`: collected into batches, several of which are sent at a time, answered in order."""
 
 import asyncio
 import os
@@ -6,20 +6,21 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 
 from clients.errors import CifarError, ImageError, InvalidImage, PayloadTooLarge
-from clients.images import ImageInput, load, weigh
+from clients.images import ImageInput, encoded_size, load
 from clients.limiter import Limiter
 from clients.results import Answers
 
-BATCH_BYTES = 2**20  # complete a batch too: as base64 they are far below the service's own limit of 25 MiB a request
-RAW_BYTES = 256 * 1024  # from about here base64 costs more than a request of its own does: such an image goes as it is
+BATCH_BYTES = 2**20  # this too completes a batch: as base64 it is far below the service's limit of 25 MiB a request
+RAW_BYTES = 256 * 1024  # from about this size on, base64 costs more than a request with only this image, raw
 _AHEAD = 2  # batches taken up for each request under way: one slow answer does not idle the others
 
 
 class Many:
-    """Holds a bounded number of images, however long their stream.
+    """Holds a bounded number of images, however many there are.
 
-    `add` each image and `send` where it says so; take the `rest` at the stream's end; `stop` in any case. `ask` is one
-    request of as many images as it is given, `advance` hears how many were answered.
+    `add` each image, and `send` where that returns True; after the last image call `rest` until it returns nothing; in
+    any case call `stop` at the end. `ask` sends the given images in one request; `advance` is told how many more images
+    have been answered.
     """
 
     def __init__(
@@ -35,16 +36,16 @@ class Many:
         self._under_way: deque[asyncio.Task[Answers]] = deque()
 
     def add(self, image: "ImageInput | ImageError") -> bool:
-        """Whether a batch is complete by it. Files are weighed here, not read; a PIL image is encoded, for the stream
-        may close it next, or show another picture in it."""
+        """Returns whether the batch is now complete. A file is not read yet; a PIL image is encoded at once, since the
+        caller may close or change it next."""
         if not isinstance(image, (str, os.PathLike, ImageError)):
             image = load(image)
         self._batch.append(image)
-        self._bytes += weigh(image)
+        self._bytes += encoded_size(image)
         return len(self._batch) >= self._limiter.batch_size or self._bytes >= BATCH_BYTES
 
     async def send(self) -> Answers:
-        """Starts on the batch that has gathered; returns what is answered by the time that there is room for more."""
+        """Starts to send the batch and waits until there is room for the next. Returns the answers so far, in order."""
         if self._batch:
             self._under_way.append(asyncio.create_task(self._predict(self._batch)))
             self._batch, self._bytes = [], 0
@@ -53,17 +54,17 @@ class Many:
             try:
                 answers += await self._next()
             except CifarError:
-                if answers:  # they are given first; the next call comes upon the failure again
+                if answers:  # these first; the next call raises the error again
                     break
                 raise
         return answers
 
     async def rest(self) -> Answers:
-        """At the stream's end: answers, until there are none."""
+        """After the last image: the next answers; none where all have been returned."""
         return await self.send() or await self._next()
 
     async def stop(self) -> None:
-        """Gives up what is under way."""
+        """Cancels what is under way."""
         for task in self._under_way:
             task.cancel()
         await asyncio.gather(*self._under_way, return_exceptions=True)
@@ -91,7 +92,7 @@ class Many:
             return answers
 
     async def _classify(self, images: list[bytes]) -> Answers:
-        """A refused request is halved until the image that it was refused for stands alone."""
+        """A request that is refused is halved until the image that it was refused for is alone."""
         try:
             return await self._ask(images, self._limiter) if images else []
         except (InvalidImage, PayloadTooLarge) as refusal:

@@ -1,4 +1,4 @@
-"""The figures of an evaluation for people: a page of text, a sentence on two services, and a picture."""
+"""The results of an evaluation for people: a page of text, a comparison of two services, a picture."""
 
 import io
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ def as_text(scores: dict[str, Any]) -> Iterator[str]:
 
 
 def _class_lines(scores: dict[str, Any]) -> Iterator[str]:
-    """One line a class, and where there are few enough of them, how often it was taken for which."""
+    """A line per class and, where there are few enough classes, its row of the confusion matrix."""
     name_width = max(map(len, ["class", *scores["per_class"]]))
     width = max(4, *(len(str(count)) for row in scores["confusion"] for count in row))
     heads = "".join(f" {label[:width]:>{width}}" for label in scores["classes"])
@@ -43,7 +43,7 @@ def _class_lines(scores: dict[str, Any]) -> Iterator[str]:
 
 
 def verdict(scores: dict[str, Any]) -> Iterator[str]:
-    """Two lines on `scores` beside those `against` another service."""
+    """The lines that compare `scores` with those of the other service, `scores["against"]`."""
     other, found = scores["against"], scores["comparison"]
     points = 100 * (scores["accuracy"] - other["accuracy"])
     p = "p < 0.001" if found["p"] < 0.001 else f"p = {found['p']:.3f}"
@@ -56,7 +56,7 @@ def verdict(scores: dict[str, Any]) -> Iterator[str]:
 
 
 def draw_confusion(scores: dict[str, Any]) -> bytes:
-    """A PNG of the confusion matrix: true classes down, predicted ones across, darker where more of a class went."""
+    """The confusion matrix as a PNG: true classes down, predicted ones across, darker for more of a true class."""
     from PIL import Image, ImageDraw, ImageFont
 
     classes, named = scores["classes"], len(scores["classes"]) <= _LARGEST_NAMED
@@ -69,7 +69,7 @@ def draw_confusion(scores: dict[str, Any]) -> bytes:
             draw.text((left - 8, y + high / 2), classes[row][:12], "black", font, anchor="rm")
             draw.text((left + (row + 0.5) * wide, top / 2), classes[row][:10], "black", font, anchor="mm")
         for column, count in enumerate(counts):
-            x, share = left + column * wide, (count / max(1, sum(counts))) ** 0.5  # the root: rare mistakes show
+            x, share = left + column * wide, (count / max(1, sum(counts))) ** 0.5  # the square root shows rare mistakes
             colour = tuple(round(255 + (blue - 255) * share) for blue in _BLUE)
             draw.rectangle((x, y, x + wide - 1, y + high - 1), colour)
             if named and count:

@@ -1,4 +1,4 @@
-"""What the service answers, as dataclasses. Members that this version does not know are passed over."""
+"""What the service answers, as dataclasses. Members that this version does not know are ignored."""
 
 import json
 from dataclasses import dataclass
@@ -18,9 +18,9 @@ class ClassProbability:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """The likeliest class of one image, its probability 0..1, and which model said so.
+    """The likeliest class of one image, its probability 0..1, and the model that answered.
 
-    `uncertain` is the service's own judgement, None where it gives none; `ranked` has the classes that it named.
+    `uncertain` is the service's own judgement, None where it gives none; `ranked` has the `top_k` classes, best first.
     """
 
     label: str
@@ -40,24 +40,24 @@ Answers = list[Prediction | ImageError]
 
 
 def parse(content: bytes, count: int) -> Answers:
-    """The JSON that answers `count` images, in their order. Raises MalformedAnswer."""
+    """JSON → the answers to `count` images, in their order. Raises MalformedAnswer."""
     try:
         answer = json.loads(content)
         model, version = (_member(answer["model"], name, str) for name in ("name", "version"))
         answers = [_parse_one(item, model, version) for item in answer.get("predictions", [answer])]
     except (AttributeError, KeyError, OverflowError, RecursionError, TypeError, ValueError) as error:
-        raise MalformedAnswer(f"the answer is none of this service ({type(error).__name__}: {error})") from None
+        raise MalformedAnswer(f"the answer is not cifar-service's ({type(error).__name__}: {error})") from None
     if len(answers) != count:
-        raise MalformedAnswer(f"the service answered {len(answers)} predictions to {count} images")
+        raise MalformedAnswer(f"the service returned {len(answers)} predictions for {count} images")
     return answers
 
 
 def _parse_one(item: dict[str, Any], model: str, version: str) -> Prediction | ImageError:
     if "error" in item:
         return ImageError(_member(item["error"], "code", str), _member(item["error"], "detail", str))
-    named = tuple(ClassProbability(*_class(each), float(each["probability"])) for each in item["top"])
+    ranked = tuple(ClassProbability(*_class(each), float(each["probability"])) for each in item["top"])
     uncertain = None if item.get("uncertain") is None else _member(item, "uncertain", bool)
-    return Prediction(*_class(item), float(item["confidence"]), named, model, version, uncertain)
+    return Prediction(*_class(item), float(item["confidence"]), ranked, model, version, uncertain)
 
 
 def _class(item: dict[str, Any]) -> tuple[str, int]:

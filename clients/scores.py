@@ -1,4 +1,4 @@
-"""The figures of an evaluation: accuracy with its interval, confusion, latencies, and whether two services differ."""
+"""The results of an evaluation: accuracy with its interval, confusion, latencies, and whether two services differ."""
 
 import math
 from collections import Counter
@@ -16,9 +16,9 @@ _SIGNIFICANCE_LEVEL = 0.05  # a difference with a smaller p-value is called more
 def summarise(
     classes: list[str], examples: Sequence[Example], answers: Answers, seconds: float, latencies_s: list[float]
 ) -> dict[str, Any]:
-    """All figures and each prediction, as JSON has them; fractions 0..1, seconds. A refused image counts as wrong.
+    """All results and every prediction, ready for JSON; fractions are 0..1. A refused image counts as wrong.
 
-    `classes` are the service's, in its order; `seconds` is the whole run's, `latencies_s` each request's.
+    `classes` are the service's, in its order; `seconds` is the whole run's time, `latencies_s` each answered request's.
     """
     labels = [answer.label if isinstance(answer, Prediction) else None for answer in answers]
     pairs = Counter(zip((example.truth for example in examples), labels, strict=True))
@@ -55,7 +55,7 @@ def _describe(answer: Prediction | ImageError) -> dict[str, Any]:
 
 
 def compare(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
-    """Two summaries of the same images: how many each alone gets right, and what McNemar's exact test says of that."""
+    """Two summaries of the same images → how many each alone gets right, and what McNemar's exact test says of that."""
     right = [[each["label"] == each["truth"] for each in scores["predictions"]] for scores in (ours, theirs)]
     pairs = Counter(zip(*right, strict=True))
     only_ours, only_theirs = pairs[True, False], pairs[False, True]
@@ -64,12 +64,12 @@ def compare(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
-    """The two-sided p-value of McNemar's exact test: were both equally good, how likely is so uneven a split?
+    """The two-sided p-value of McNemar's exact test: if both were equally good, how likely is so uneven a split?
 
-    https://doi.org/10.1007/BF02295996; exact, as a coin is tossed for each image that one alone gets right.
+    https://doi.org/10.1007/BF02295996; exact: a binomial test, a coin toss for each image that one alone gets right.
     """
     n = only_first + only_second
-    tail = ways = 1  # n over 0; each next from the one before, as to begin anew takes hours where n is large
+    tail = ways = 1  # `ways`: n over 0, then each from the one before; each from scratch takes hours where n is large
     for count in range(1, min(only_first, only_second) + 1):
         ways = ways * (n - count + 1) // count
         tail += ways
@@ -86,5 +86,5 @@ def wilson_interval(correct: int, n: int) -> tuple[float, float]:
 
 
 def percentile(values: Sequence[float], percent: int) -> float:
-    """The smallest value that `percent` % of all are at most (nearest rank)."""
+    """The smallest of the values that at least `percent` % of them do not exceed (nearest rank)."""
     return sorted(values)[max(0, math.ceil(len(values) * percent / 100) - 1)]

@@ -23,8 +23,8 @@ with Client(os.environ.get("CIFAR_URL", "http://127.0.0.1:8000"), deadline_s=60)
         counts[answer.code if isinstance(answer, ImageError) else answer.label] += 1
     print(dict(counts))
 
-    # What goes wrong is an exception of its own: clients/errors.py draws the tree.
+    # Each kind of failure has its own exception: clients/errors.py lists them all.
     try:
-        client.predict(b"no image at all")
+        client.predict(b"not an image")
     except errors.InvalidImage as error:
         print(error.code, error.detail, sep=": ")

@@ -118,7 +118,7 @@ def _add_explanation(router: APIRouter, service: Service) -> None:
         response_model=Explained,
         responses=problems(400, 408, 413, 415, 422, 429, 500, 503, 504),
         openapi_extra=EXPLAIN_OPENAPI,
-        summary="Which parts of a picture speak for a class",
+        summary="Which parts of a picture make a class likelier",
     )
     async def explain_picture(request: Request) -> Response:
         async def explain_body(body: bytes) -> dict[str, Any]:

@@ -37,10 +37,10 @@ def test_the_bill_of_materials_has_every_pin_with_its_hashes_and_nothing_of_this
     assert not [path for path in (tmp_path, ROOT, Path.home(), Path(sys.prefix)) if str(path) + "/" in text]
 
 
-def test_the_workflow_runs_our_verbs_with_actions_that_cannot_be_moved_and_may_only_read() -> None:
-    verbs = re.findall(r"run: make (.*)", WORKFLOW)
-    assert set(verbs) == {"install", "lint", "test", "sbom", "audit"}
-    assert all(re.search(rf"^{verb}:", (ROOT / "Makefile").read_text(), re.MULTILINE) for verb in verbs)
+def test_the_workflow_runs_our_targets_with_actions_that_cannot_be_moved_and_may_only_read() -> None:
+    targets = re.findall(r"run: make (.*)", WORKFLOW)
+    assert set(targets) == {"install", "lint", "test", "sbom", "audit"}
+    assert all(re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE) for target in targets)
     uses = re.findall(r"uses: (.*)", WORKFLOW)
     assert uses
     assert all(re.fullmatch(r"actions/[\w-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+", action) for action in uses)

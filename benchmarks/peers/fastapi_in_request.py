@@ -35,6 +35,6 @@ async def predict(request: Request) -> dict[str, object]:
 
 if __name__ == "__main__":
     app_path = "benchmarks.peers.fastapi_in_request:app"
-    # It would end workers that do not answer for 5 s, as while they import torch on a busy machine.
+    # By default uvicorn ends workers that do not answer for 5 s, as while they import torch on a busy machine.
     options = {"workers": 2, "timeout_worker_healthcheck": 60, "log_level": "warning", "access_log": False}
     uvicorn.run(app_path, port=int(sys.argv[1]), **options)

@@ -14,7 +14,7 @@ from starlette.requests import Request
 from models.checkpoint import load
 
 
-# In a method that says `torch` and `.classes` Ray would find torch.classes, which it cannot pickle.
+# Not in a method: where one uses `torch` and `.classes`, Ray takes this for torch.classes, which it cannot pickle.
 def load_with_labels() -> tuple[torch.nn.Module, tuple[str, ...]]:
     classifier = load(Path(os.environ["CHECKPOINT"]))
     return classifier, classifier.card.classes

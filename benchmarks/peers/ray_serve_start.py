@@ -1,4 +1,4 @@
-"""Starts Ray on this machine alone, and what ray_serve.py describes on it: `serve run` with a port of one's choice."""
+"""Starts Ray on this machine alone, and runs ray_serve.py on it: `serve run` with a port of one's choice."""
 
 import sys
 

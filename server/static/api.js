@@ -1,4 +1,4 @@
-// Asks the service, with the API key of this tab, and makes sentences of what goes wrong.
+// Asks the service, with the API key of this tab, and turns failures into sentences.
 import { t } from "./messages.js";
 
 const KEY = "cifar-api-key";
@@ -6,7 +6,7 @@ let key = "";
 try {
   key = sessionStorage.getItem(KEY) ?? "";
 } catch {
-  // the browser keeps nothing for this page: the key lasts until it is left
+  // the browser stores nothing for this page: the key lasts until the page is left
 }
 
 /** Why there is no answer: the message is for people; `status` is HTTP's, or 0 where there was no answer at all. */
@@ -19,7 +19,7 @@ export class Refusal extends Error {
 
 export const rememberedKey = () => key;
 
-/** For this tab, until it is closed. A header takes nothing but ASCII, and no key has anything else. */
+/** Keeps the key for this tab, until it is closed; without what is not visible ASCII, which a header cannot hold. */
 export function rememberKey(typed) {
   key = typed.replace(/[^\x21-\x7e]/g, "");
   try {
@@ -41,6 +41,6 @@ export async function ask(path, body, signal) {
   if (answer.ok) return answer;
   const status = answer.status;
   if (status === 401) throw new Refusal(status, t("unauthorized"));
-  const { detail } = await answer.json().catch(() => ({})); // a proxy's own page is no JSON
+  const { detail } = await answer.json().catch(() => ({})); // a proxy's own page is not JSON
   throw new Refusal(status, detail ? t("refused", { detail }) : t("failed", { status }));
 }

@@ -1,4 +1,4 @@
-// Every text of the page in both of its languages, but for the English ones that stand in index.html.
+// All texts of the page in both languages, except the English ones that are in index.html.
 
 const messages = {
   en: {
@@ -16,21 +16,21 @@ const messages = {
     refusedFile: "{file}: {why}",
     refused: "{detail}",
     retry: "Try again",
-    down: "The service does not answer. See whether it runs, and whether you are connected: this page looks again every two seconds.",
+    down: "The service does not answer. Check that it runs and that you are connected: this page tries again every two seconds.",
     failed: "The service failed with status {status}.",
-    unauthorized: "This service wants a valid API key: type it at the top of this page.",
-    unreadable: "The browser cannot read this: a folder, perhaps, or a file that is gone.",
-    nofile: "That was no picture file: save the picture first, then drop or choose it.",
-    nofigures: "It does not show its figures here.",
-    accuracy: "of {n} held-out images right",
+    unauthorized: "This service needs a valid API key: type it at the top of this page.",
+    unreadable: "The browser cannot read this: it may be a folder, or a file that no longer exists.",
+    nofile: "That is not a picture file: save the picture first, then drop or choose it.",
+    nofigures: "The service's figures cannot be seen here.",
+    accuracy: "of {n} held-out images classified correctly",
     interval: "95% interval: {low} to {high}",
-    unscored: "Nobody has measured this checkpoint yet: cifar-evaluate does.",
-    perClass: "Right, by class",
+    unscored: "This checkpoint has not been evaluated yet: cifar-evaluate can do that.",
+    perClass: "Accuracy by class",
     confusion: "Confusion matrix",
-    confusionHelp: "Rows: what the images show. Columns: what the model says. Cells: images.",
+    confusionHelp: "Rows: the true class. Columns: what the model says. Cells: number of images.",
     name: "Name and version",
     architecture: "Network",
-    input: "Sees",
+    input: "Input",
     pixels: "{size} × {size} pixels",
     trained: "Trained on",
     trainedOn: "{n} images of {data}, in {minutes} min on {hardware}",
@@ -94,17 +94,17 @@ const chinese = {
 
 export const language = navigator.language.toLowerCase().startsWith("zh") ? "zh" : "en";
 
-/** The text of that name, with {values} put in. */
+/** The text of that name, with the {values} filled in. */
 export function t(name, values = {}) {
   return messages[language][name].replace(/\{(\w+)\}/g, (_, value) => values[value]);
 }
 
-/** A class, for who reads Chinese with its name in Chinese where that is known. */
+/** The name of a class; on the Chinese page the Chinese name, where there is one, stands before it. */
 export function named(label) {
   return language === "zh" && chinese[label] ? `${chinese[label]} ${label}` : label;
 }
 
-/** The page's own texts, which stand in it in English. */
+/** Translates the texts in index.html, which are English. */
 export function translate() {
   if (language === "en") return;
   document.documentElement.lang = "zh-CN";

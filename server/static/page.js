@@ -1,4 +1,4 @@
-// Takes pictures in, keeps the key of this tab, and shows what the service says, while it is there.
+// Takes pictures in, keeps the API key of this tab, and shows answers, the model's card and the service's figures.
 import { rememberKey, rememberedKey } from "./api.js";
 import { t, translate } from "./messages.js";
 import { showModel } from "./model.js";
@@ -51,7 +51,7 @@ function takeAnswers() {
   const results = element("results");
   results.addEventListener("answer", ({ detail }) => {
     element("announcer").textContent = detail.said;
-    if (detail.version !== version) version = null; // the model has changed: its card is asked for at the next look
+    if (detail.version !== version) version = null; // the model has changed: load() fetches its card
   });
   results.addEventListener("refusal", ({ detail }) => {
     element("announcer").textContent = detail.said;
@@ -79,7 +79,7 @@ function complain(text) {
   element("problem").hidden = !text;
 }
 
-/** The card and the samples, unless they are there, or will not be without a key. */
+/** Shows the card and the samples, unless they are shown already, or a key is needed first. */
 async function load() {
   if (version !== null || element("key").ariaInvalid) return;
   try {

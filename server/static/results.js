@@ -1,4 +1,4 @@
-// One picture: as sent, as the model sees it, what the model says and, on demand, which of its parts led to that.
+// One picture: as sent, as the model sees it, what the model says and, on demand, which parts led to the answer.
 import { Refusal, ask } from "./api.js";
 import { bars, make } from "./dom.js";
 import { named, number, percent, t } from "./messages.js";
@@ -7,9 +7,9 @@ const ORANGE = [235, 97, 0];
 const BLUE = [30, 100, 235];
 const UNPROCESSABLE = 422;
 const HOPELESS = [413, 415, UNPROCESSABLE]; // statuses of a picture that will be refused again
-const LEAST = 1; // so much of a fall is drawn in full colour only where none is larger
+const LEAST = 1; // the smallest fall of log-odds that is drawn in full colour
 
-/** The card of a picture file, which fills itself. It fires `answer`, and `refusal`, both with what is said aloud. */
+/** An element for a picture file, which fills itself. It fires `answer` or `refusal`, with what to read out. */
 export function resultCard(file) {
   const pictures = make("div", { className: "pictures" }, figure(sentPicture(file), t("sent")));
   const words = make("div", { className: "words" });
@@ -90,7 +90,7 @@ function whyFigure(seen, source, pictures) {
   return shown;
 }
 
-/** In words, under the pictures. It takes the focus from the button, so that it is read out. */
+/** Shows text under the pictures. It takes the focus from the button, so that it is read out. */
 function say(pictures, text, className) {
   pictures.querySelector(".said")?.remove();
   const said = make("p", { className: `said ${className}`, tabIndex: -1 }, text);
@@ -102,7 +102,7 @@ function whatSpoke({ label, probability, covered }) {
   return t("spoke", { label: named(label), from: percent(probability), to: percent(Math.min(...covered.flat())) });
 }
 
-/** How much the log-odds fall where each place is covered: a network that is sure hardly moves its probability. */
+/** Draws how much the log-odds fall where each place is covered: a sure network's probability would hardly move. */
 function heat({ probability, covered }) {
   const canvas = make("canvas", { width: covered[0].length, height: covered.length, ariaHidden: "true" });
   const context = canvas.getContext("2d");

@@ -1,4 +1,4 @@
-// Pictures to try: our drawings, or those of the folder that the service was started with.
+// Pictures to try: our drawings, or those of the service's --samples folder.
 import { ask } from "./api.js";
 import { make } from "./dom.js";
 
@@ -15,11 +15,11 @@ async function sampleButton(name, choose) {
   const blob = await (await ask(`samples/${name.split("/").map(encodeURIComponent).join("/")}`)).blob();
   const picture = make("img", { src: URL.createObjectURL(blob), alt: name.replace(/\.\w+$/, "") });
   await picture.decode();
-  const file = await asFile(name, blob, picture); // now, as pictures pressed one after another keep their order
+  const file = await asFile(name, blob, picture); // now, so that pictures pressed one after another keep their order
   return make("li", {}, make("button", { type: "button", onclick: () => choose(file) }, picture));
 }
 
-/** A drawing becomes a PNG: the model wants pixels. */
+/** A drawing (SVG) becomes a PNG: the model needs pixels. */
 async function asFile(name, blob, picture) {
   if (blob.type !== "image/svg+xml") return new File([blob], name);
   const canvas = make("canvas", { width: picture.naturalWidth, height: picture.naturalHeight });

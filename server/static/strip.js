@@ -1,4 +1,4 @@
-// The service's own figures, from its Prometheus metrics: what lies between two looks at them.
+// The service's own figures: the differences between two looks at its Prometheus metrics.
 import { ask } from "./api.js";
 import { number, t } from "./messages.js";
 
@@ -6,8 +6,8 @@ const EVERY_MS = 2000;
 const WINDOW_MS = 10_000;
 const ASKS_THE_MODEL = /route="[^"]*(predict|infer)"/;
 
-/** Looks for ever, while the tab is seen. Calls `answers` after every look at a service that is there. */
-export async function watch(answers) {
+/** Looks for ever, while the tab is visible. Calls `onAnswer` after every look that the service answered. */
+export async function watch(onAnswer) {
   for (let looks = []; ; await new Promise((resolve) => setTimeout(resolve, EVERY_MS))) {
     if (document.hidden) continue;
     let down = false;
@@ -20,11 +20,11 @@ export async function watch(answers) {
       tell(down ? refusal.message : t("nofigures"), down);
     }
     show(looks);
-    if (!down) await answers();
+    if (!down) await onAnswer();
   }
 }
 
-/** The looks of the last seconds and one more; none of those before the service was started anew. */
+/** The looks of the last seconds and a new one, without those from before the service was restarted. */
 async function lookAgain(looks) {
   const answer = await ask("metrics", undefined, AbortSignal.timeout(5 * EVERY_MS));
   const look = read(await answer.text());
@@ -73,7 +73,7 @@ function show(looks) {
 
 const milliseconds = (seconds) => `${number(1000 * seconds, seconds < 0.01 ? 1 : 0)} ms`;
 
-/** Seconds within which that part of the requests between two looks was answered, as Prometheus interpolates it. */
+/** Seconds in which that part (0..1) of the requests between two looks was answered, interpolated as by Prometheus. */
 function quantile(part, earlier, look) {
   const bounds = [...look.buckets.keys()].sort((a, b) => a - b);
   const within = bounds.map((bound) => look.buckets.get(bound) - (earlier.buckets.get(bound) ?? 0));

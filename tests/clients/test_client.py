@@ -145,13 +145,13 @@ def test_a_url_that_is_none_is_refused_at_once() -> None:
 @pytest.mark.parametrize(("name", "proxy"), [("ALL_PROXY", "socks5://host:1"), ("all_proxy", "socks://host:1")])
 def test_a_proxy_that_cannot_be_used_is_refused_at_once(monkeypatch: pytest.MonkeyPatch, name: str, proxy: str) -> None:
     monkeypatch.setenv(name, proxy)
-    with pytest.raises(ValueError, match="a proxy of the environment cannot be used: "):
+    with pytest.raises(ValueError, match="a proxy in the environment cannot be used: "):
         Client()
 
 
 def test_certificates_that_are_not_there_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", "/nowhere.pem")
-    with pytest.raises(ValueError, match="SSL_CERT_FILE or SSL_CERT_DIR of the environment cannot be used: "):
+    with pytest.raises(ValueError, match="SSL_CERT_FILE or SSL_CERT_DIR in the environment cannot be used: "):
         Client("https://127.0.0.1")
 
 
@@ -176,7 +176,7 @@ def test_an_api_key_travels_with_each_request(service: FakeService, ask: Ask) ->
 
 @pytest.mark.parametrize("key", ["sec\nret", "secrét"])
 def test_a_key_that_no_header_can_hold_is_refused_without_being_told(key: str) -> None:
-    with pytest.raises(ValueError, match=r"^the API key holds other characters than the printable ones of ASCII$"):
+    with pytest.raises(ValueError, match=r"^the API key contains characters other than printable ASCII$"):
         Client(api_key=key)
 
 

@@ -199,7 +199,7 @@ def test_an_answer_of_another_shape_is_refused_saying_why(
 @pytest.mark.parametrize(
     ("predictions", "message"),
     [
-        (b"[]", "0 predictions to 2 images"),
+        (b"[]", "0 predictions for 2 images"),
         (b"[1,2]", "'int' is not iterable"),
         (b'[{"error":3},2]', "TypeError"),
         (b'[{"error":{"code":"c","detail":null}},2]', "detail is NoneType, not str"),

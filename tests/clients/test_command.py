@@ -70,13 +70,13 @@ def test_an_environment_that_cannot_be_used_is_one_sentence(
 ) -> None:
     monkeypatch.setenv(name, value)
     assert main(["circle.png"]) == 1
-    assert re.fullmatch("cifar-predict: (the API key|a proxy of the environment) .*\n", capsys.readouterr().err)
+    assert re.fullmatch("cifar-predict: (the API key|a proxy in the environment) .*\n", capsys.readouterr().err)
 
 
 def test_a_wrong_key_says_where_the_right_one_goes(pictures: FakeService, capsys: pytest.CaptureFixture[str]) -> None:
     pictures.script.append(problem(401, "unauthorized", "the API key is wrong"))
     assert main(["circle.png"]) == 1
-    assert capsys.readouterr().err == "cifar-predict: the API key is wrong; give the service's key in CIFAR_API_KEY\n"
+    assert capsys.readouterr().err == "cifar-predict: the API key is wrong; set CIFAR_API_KEY to the service's key\n"
 
 
 def test_no_service_says_how_to_start_one(

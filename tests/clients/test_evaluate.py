@@ -175,4 +175,4 @@ def test_a_folder_where_a_file_is_to_be_written_is_bad_use(
     with pytest.raises(SystemExit) as ended:
         main(["--data", "data", option, "data"])
     assert ended.value.code == 2
-    assert f"argument {option}: a file that is no folder is needed, not 'data'" in capsys.readouterr().err
+    assert f"argument {option}: a file that is not a folder is needed, not 'data'" in capsys.readouterr().err

@@ -69,7 +69,7 @@ def test_a_bad_picture_is_told_in_the_services_own_words(service: RunningService
     drop(page, empty=b"")
     page.locator(".result .problem", has_text="the image is empty").wait_for()
     drop(page)
-    page.locator("#problem", has_text="no picture file").wait_for()
+    page.locator("#problem", has_text="not a picture file").wait_for()
 
 
 def test_an_answer_that_the_service_is_unsure_of_says_so_aloud_too(service: RunningService, open_page: Open) -> None:
@@ -133,11 +133,11 @@ def test_the_card_is_shown_with_its_interval_its_classes_and_its_confusions(
 
 def test_the_key_is_asked_for_and_remembered_for_the_tab(open_page: Open) -> None:
     page = open_page(key="")
-    page.locator("#problem", has_text="wants a valid API key").wait_for()
+    page.locator("#problem", has_text="needs a valid API key").wait_for()
     page.keyboard.type("wrong")  # the field has the focus
     page.keyboard.press("Enter")
     drop(page, ship=SHIP)
-    page.locator(".result .problem", has_text="wants a valid API key").wait_for()
+    page.locator(".result .problem", has_text="needs a valid API key").wait_for()
     page.locator("#key").fill(KEY)
     page.keyboard.press("Enter")
     page.locator(".score").wait_for()
@@ -147,7 +147,7 @@ def test_the_key_is_asked_for_and_remembered_for_the_tab(open_page: Open) -> Non
     assert page.locator("#key").input_value() == KEY
     other_tab = page.context.new_page()
     other_tab.goto(page.url)
-    other_tab.locator("#problem", has_text="wants a valid API key").wait_for()
+    other_tab.locator("#problem", has_text="needs a valid API key").wait_for()
 
 
 def test_a_key_is_taken_where_the_browser_stores_nothing(open_page: Open) -> None:

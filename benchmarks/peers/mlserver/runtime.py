@@ -1,4 +1,4 @@
-"""MLServer's runtime: an inference request, which may be several batched together, in; their answers out."""
+"""MLServer's runtime: an inference request, or several batched into one, in; their answers out."""
 
 import io
 import os
