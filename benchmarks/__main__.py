@@ -23,10 +23,11 @@ def main() -> int:
     if unknown := set(names) - set(NAMES):
         print(f"there is no benchmark {', '.join(sorted(unknown))}; choose from {', '.join(NAMES)}", file=sys.stderr)
         return 2
+    status = 0
     for name in names:
         print(f"== {name}", flush=True)
-        importlib.import_module(f"benchmarks.{name}").main([])
-    return 0
+        status = importlib.import_module(f"benchmarks.{name}").main([]) or status
+    return status
 
 
 if __name__ == "__main__":

@@ -41,6 +41,8 @@ from training.listing import print_recipes
 from training.options import Options, resume_path
 from training.recipe import FIELDS, RECIPES, Recipe
 
+_LONGEST_NAME = 200  # bytes: file systems allow 255, of which suffixes and temporary names take some
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Returns the exit status: 0 done, 1 failed, 2 called wrongly, 130 by Ctrl-C, 141 by `| head`, 143 by SIGTERM."""
@@ -207,6 +209,8 @@ def _output(text: str) -> Path:
         raise argparse.ArgumentTypeError(f"{path} is a folder; name a file, such as {path / 'cifar_net.pth'}")
     if "://" in text or (os.path.exists(path) and not os.path.isfile(path)):  # /dev/null would be replaced, for all
         raise argparse.ArgumentTypeError(f"{text} is not a file of this machine; name one, such as cifar_net.pth")
+    if len(os.fsencode(path.name)) > _LONGEST_NAME:
+        raise argparse.ArgumentTypeError(f"{path.name} is too long a name: choose one of {_LONGEST_NAME} bytes at most")
     others = {".json": "the model card", ".resume": "the state of a stopped run", ".run": "the report"}
     if other := others.get(path.suffix):
         raise argparse.ArgumentTypeError(f"{path} is where {other} would go; name it {path.with_suffix('.pth')}")

@@ -91,8 +91,10 @@ def _table(runs: Sequence[_Run], mark_best: bool) -> Table:
 
 
 def _images_per_second(run: _Run) -> str:
-    images = run.training.images * float(run.training.recipe.get("epochs", 0))
-    return f"{images / run.training.seconds:,.0f}" if images and run.training.seconds else _UNKNOWN
+    epochs = run.training.recipe.get("epochs")
+    if not isinstance(epochs, int) or not run.training.seconds:  # a card may be written by hand
+        return _UNKNOWN
+    return f"{epochs * run.training.images / run.training.seconds:,.0f}"
 
 
 def _difference(run: _Run, first: _Run) -> str:

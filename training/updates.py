@@ -127,7 +127,8 @@ def make_optimizers(net: nn.Module, recipe: Recipe) -> list[torch.optim.Optimize
     sgd = uncompiled(torch.optim.SGD)(groups, rate, recipe.momentum, weight_decay=decay, nesterov=nesterov, fused=fused)
     if not by_muon:
         return [sgd]
-    return [sgd, uncompiled(Muon)(by_muon, recipe.muon_learning_rate, recipe.muon_weight_decay)]
+    muon = uncompiled(Muon)(by_muon, recipe.muon_learning_rate, recipe.muon_weight_decay)
+    return [sgd, muon] if any(group["params"] for group in groups) else [muon]  # a scaler refuses one without any
 
 
 def uncompiled(optimizer: type[Optimizer]) -> type[Optimizer]:

@@ -12,14 +12,15 @@ from models.card import PRETRAINED, SHIPPED, ModelCard, Training
 from models.classifier import Classifier, further_views, supports
 
 
-def test_probabilities_equal_the_tutorials_transform_and_network() -> None:
+@pytest.mark.parametrize("card", [ModelCard(), ModelCard(mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4))])
+def test_probabilities_equal_the_tutorials_transform_and_network(card: ModelCard) -> None:
     torch.manual_seed(0)
     net = Net().eval()
     pixels = torch.randint(0, 256, (5, 32, 32, 3), dtype=torch.uint8)
-    tutorial = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.5,) * 3, (0.5,) * 3)])
+    tutorial = transforms.Compose([transforms.ToTensor(), transforms.Normalize(card.mean, card.std)])
     with torch.no_grad():
         expected = net(torch.stack([tutorial(image.numpy()) for image in pixels])).softmax(dim=1)
-        assert torch.equal(Classifier(net, ModelCard())(pixels), expected)
+        assert torch.equal(Classifier(net, card)(pixels), expected)
 
 
 def test_rows_sum_to_one_and_batching_changes_nothing() -> None:

@@ -24,19 +24,28 @@ def test_images_are_shifted_over_mirrored_edges_and_flipped() -> None:
         assert torch.equal(result, expected.flip(1) if flip else expected)
 
 
-def test_a_cut_out_square_is_grey_and_the_rest_untouched() -> None:
+def test_images_are_shifted_as_far_to_every_side() -> None:
+    alike = PIXELS[:1].expand(500, -1, -1, -1)
+    augment = Augmentation(replace(TUTORIAL, translate=2), 500, torch.Generator().manual_seed(0))
+    assert len(set(map(bytes, augment(alike, torch.arange(500), 1).numpy()))) == 5 * 5
+
+
+@pytest.mark.parametrize(("side", "rows"), [(4, slice(2, 6)), (3, slice(3, 6))])
+def test_a_cut_out_square_is_grey_and_the_rest_untouched(side: int, rows: slice) -> None:
     centres = torch.tensor([[4] * 50, [0] * 50])  # in the middle of the height, at the left edge
-    seen = cut_out(PIXELS, centres, side=4)
-    assert bool((seen[:, 2:6, :2] == 128).all())
+    seen = cut_out(PIXELS, centres, side)
+    assert bool((seen[:, rows, :2] == 128).all())
     rest = torch.ones(8, 12, dtype=torch.bool)
-    rest[2:6, :2] = False
+    rest[rows, :2] = False
     assert torch.equal(seen[:, rest], PIXELS[:, rest])
 
 
 def test_the_alternating_flip_shows_every_image_both_ways_in_two_epochs() -> None:
     recipe = replace(TUTORIAL, flip="alternating")
     augment = Augmentation(recipe, len(PIXELS), torch.Generator().manual_seed(0))
-    first, second, third = (augment(PIXELS, INDICES, epoch) for epoch in (1, 2, 3))
+    others = INDICES.flip(0)  # every epoch has an order of its own
+    first, third = (augment(PIXELS, INDICES, epoch) for epoch in (1, 3))
+    second = augment(PIXELS[others], others, 2)[others]
     assert torch.equal(first, third)
     assert torch.equal(second, first.flip(2))
     flipped = (first != PIXELS).flatten(1).any(dim=1)

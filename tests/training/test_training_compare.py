@@ -74,8 +74,9 @@ def test_runs_are_found_by_their_page_and_by_a_shipped_name_and_a_field_that_a_c
 def test_a_small_difference_is_called_chance(capsys: pytest.CaptureFixture[str]) -> None:
     write_card("first", 0.5316)
     write_card("second", 0.5250)
-    said = " ".join(compared(capsys, "first.json", "second.pth")["second.pth"])
-    assert said.startswith("scores -0.7 points against first.json: no more than the choice of")
+    shown = compared(capsys, "first.json", "second.pth")
+    assert " ".join(shown["second.pth"]) == "scores -0.7 points against first.json: no more than the choice of"
+    assert " ".join(shown["10,000"]).startswith("test images explains (p = 0.350); "), "as R's prop.test, uncorrected"
 
 
 def test_accuracies_on_other_data_are_not_set_against_each_other(capsys: pytest.CaptureFixture[str]) -> None:

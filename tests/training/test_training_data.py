@@ -45,6 +45,11 @@ def test_without_a_test_part_a_fifth_of_each_class_is_held_out(draw_folder: Draw
     assert data.labels[data.test].tolist() == [0] * 4 + [1] * 4
     assert list(data.test_files) == sorted(data.test_files)
     assert [name.split("/")[0] for name in data.test_files] == ["circle"] * 4 + ["square"] * 4
+    for label in range(2):
+        trained, tested = (
+            [data.digests[image] for image in part if data.labels[image] == label] for part in (data.train, data.test)
+        )
+        assert max(tested) < min(trained), "the smallest, in every process"
 
 
 def test_the_held_out_images_do_not_depend_on_file_names(draw_folder: Draw) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from tests.pictures import draw_shape
 from training import distributed
 from training.__main__ import main
 from training.data import load_folder
-from training.distributed import refuse_empty_shares, share
+from training.distributed import refuse_differences, refuse_empty_shares, share
 from training.errors import TrainingError
 from training.evaluation import evaluate
 from training.history import Epoch
@@ -142,6 +143,15 @@ def test_two_processes_make_the_updates_of_one(
     assert both.training.hardware.startswith("2 processes, 2 on each host: ")
 
 
+def test_two_processes_tell_the_losses_of_one(
+    two: tuple[Path, str, str], shapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    alone(shapes, tmp_path, TUTORIAL)
+    said = (capsys.readouterr().out, two[1])  # of the two, the first run is this one
+    ours, theirs = ([float(loss) for loss in re.findall(r"\] loss: ([\d.]+)", each)] for each in said)
+    assert theirs[: len(ours)] == pytest.approx(ours, abs=0.0015)
+
+
 def test_scores_are_those_of_the_checkpoint_normalisations_included(
     two: tuple[Path, str, str], shapes: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -257,6 +267,15 @@ def test_a_batch_with_no_image_for_some_process_is_refused(monkeypatch: pytest.M
     refuse_empty_shares(3)
     with pytest.raises(TrainingError, match=r"of the 3 processes .* has 2 images here: .* a larger --batch-size$"):
         refuse_empty_shares(2)
+
+
+def test_a_process_with_another_seed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed, "broadcast_from_first", lambda _: {"epochs": 2, "seed": 0})
+    refuse_differences({"epochs": 2, "seed": 0})
+    with pytest.raises(
+        TrainingError, match=r"^the seed of this process is 1, that of the first one 0: give every host"
+    ):
+        refuse_differences({"epochs": 2, "seed": 1})
 
 
 def test_a_mistake_is_told_by_the_first_process_alone(

@@ -1,11 +1,14 @@
 """How a step is run is found by trying, which leaves no trace, and fits every network."""
 
+import copy
 from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from models.architectures import build
+from models.architectures.airbench import Airbench
 from models.architectures.net import Net
 from models.card import ModelCard
 from models.classifier import Classifier
@@ -48,8 +51,10 @@ def test_one_image_for_each_process_can_be_tried(monkeypatch: pytest.MonkeyPatch
     choose(classifier.train(), recipe)
 
 
-def test_trying_draws_nothing_of_what_the_network_will_draw() -> None:
-    classifier = Classifier(Drawing(), ModelCard()).train()
-    expected = torch.get_rng_state()
-    choose(classifier, RECIPE)
-    assert torch.equal(torch.get_rng_state(), expected)
+@pytest.mark.parametrize("net", [Drawing, Airbench])
+def test_trying_leaves_the_network_and_what_it_will_draw_as_they_were(net: type[nn.Module]) -> None:
+    classifier = Classifier(net(), ModelCard()).train()
+    before, draws = copy.deepcopy(classifier.state_dict()), torch.get_rng_state()
+    choose(classifier, replace(RECIPE, batch_size=4))
+    torch.testing.assert_close(classifier.state_dict(), before, rtol=0, atol=0)
+    assert torch.equal(torch.get_rng_state(), draws)

@@ -14,6 +14,7 @@ from torch import nn
 from models.architectures import build
 from models.card import CONFIDENCE_BOUNDS, ModelCard
 from models.classifier import Classifier
+from tests.networks import Drawing
 from training.errors import TrainingError
 from training.evaluation import (
     accuracy,
@@ -136,6 +137,23 @@ def test_the_accuracy_after_an_epoch_is_of_one_look_at_each_image() -> None:
     assert epoch.accuracy == pytest.approx(once, abs=1 / 811), "but for an image that other kernels round otherwise"
 
 
+def test_validating_changes_nothing_of_the_training() -> None:
+    weights = []
+    for validation in (EVERY[:0], EVERY[:9]):
+        torch.manual_seed(0)
+        classifier = Classifier(Drawing(), ModelCard())  # which is another network while it trains
+        train(classifier, FEW._replace(validation=validation), TUTORIAL, 0, on_loss=lambda *_: None)
+        assert not classifier.training
+        weights.append(nn.utils.parameters_to_vector(classifier.parameters()).detach())
+    torch.testing.assert_close(*weights)
+
+
+def test_the_learning_rate_of_a_triangle_comes_to_nothing_with_the_last_update() -> None:
+    recipe = replace(TUTORIAL, schedule="triangle")
+    epochs = train(fresh_classifier(), FEW, recipe, 0, on_loss=lambda *_: None)  # of 11 updates each
+    assert [epoch.learning_rate for epoch in epochs] == pytest.approx([0.001 * 11 / (0.8 * 22), 0])
+
+
 def test_an_epoch_too_short_for_a_report_has_one_at_its_end() -> None:
     said: list[tuple[int, int]] = []
     train(fresh_classifier(), FEW, TUTORIAL, 0, on_loss=lambda epoch, batch, loss: said.append((epoch, batch)))
@@ -165,7 +183,9 @@ def test_training_leaves_pytorchs_settings_as_they_were() -> None:
 
 def test_scores_count_what_the_classifier_gets_right() -> None:
     classifier = fresh_classifier()
+    classifier.card = ModelCard(temperature=0.05)
     with torch.no_grad():
+        logits = classifier.logits(PIXELS)
         confidence, predicted = classifier(PIXELS).max(dim=1)
     labels = predicted.clone()
     labels[:10] = torch.arange(10)  # every class is there, and a known number of them wrong
@@ -177,6 +197,8 @@ def test_scores_count_what_the_classifier_gets_right() -> None:
         assert scores.per_class[name] == pytest.approx(float((predicted == labels)[labels == label].double().mean()))
     assert scores.confidence == tuple(int((confidence <= bound).sum()) for bound in CONFIDENCE_BOUNDS)
     assert scores.confidence[-1] == 811
+    assert scores.calibration_error == pytest.approx(calibration_error(logits / 0.05, labels))
+    assert scores.uncalibrated_error == pytest.approx(calibration_error(logits, labels))
 
 
 def test_wilsons_interval_is_the_published_one_and_stays_between_0_and_1() -> None:
@@ -187,8 +209,8 @@ def test_wilsons_interval_is_the_published_one_and_stays_between_0_and_1() -> No
 
 def test_calibration_error_is_the_gap_between_confidence_and_accuracy() -> None:
     confidence = torch.tensor([0.95, 0.95, 0.95, 0.95, 0.55, 0.55])
-    labels = torch.tensor([0, 0, 0, 1, 0, 1])  # the answer is always the first class
-    expected = (4 * abs(0.95 - 0.75) + 2 * abs(0.55 - 0.5)) / 6
+    labels = torch.tensor([0, 0, 0, 1, 0, 0])  # the answer is always the first class
+    expected = (4 * abs(0.95 - 0.75) + 2 * abs(0.55 - 1)) / 6  # too sure, and not sure enough
     assert calibration_error(torch.stack((confidence, 1 - confidence), dim=1).log(), labels) == pytest.approx(expected)
 
 

@@ -49,6 +49,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_no_file(draw_folder: Draw, capsy
         (["fancy"], "there is no recipe 'fancy': choose one of tutorial, net-best, "),
         (["--output", "."], ". is a folder; name a file, such as cifar_net.pth"),
         (["--promote", "served/"], "served is a folder; name a file, such as served/cifar_net.pth"),
+        (["--output", f"{'x' * 200}.pth"], "x.pth is too long a name: choose one of 200 bytes at most"),
         (["--output", "/dev/null"], "/dev/null is not a file of this machine; name one, such as cifar_net.pth"),
         (["--promote", "s3://bucket/net.pth"], "s3://bucket/net.pth is not a file of this machine; name one, such as"),
         (["--data", ""], "argument --data: it is empty; name a folder of images, or leave it out for cifar10"),

@@ -9,13 +9,15 @@ import torch
 from torch import nn
 
 from models.architectures import _ARCHITECTURES, build
-from models.card import SHIPPED, TUTORIAL_NET, ModelCard
+from models.architectures.net import Net
+from models.card import PRETRAINED, SHIPPED, ModelCard
 from models.checkpoint import load, save
 from models.classifier import supports
 from tests.networks import Centred
 from training.__main__ import main
+from training.data import Data
 from training.errors import TrainingError
-from training.preparation import _normalisation, weights_to_start_from
+from training.preparation import _normalisation, make_classifier, weights_to_start_from
 from training.recipe import RECIPES
 from training.run import out_of_memory_told
 
@@ -32,14 +34,20 @@ def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.chdir(tmp_path)
 
 
-def test_a_shipped_checkpoint_is_trained_on_for_other_classes(draw_folder: Draw) -> None:
+@pytest.mark.parametrize(
+    ("weights", "architecture", "last"), [("tutorial", "net", "fc3"), ("strong", "airbench", "head")]
+)
+def test_a_shipped_checkpoint_is_trained_on_for_other_classes(
+    weights: str, architecture: str, last: str, draw_folder: Draw
+) -> None:
     draw_folder()
-    assert main(["--data", "shapes", "--weights", "tutorial", "--learning-rate", "1e-12", "--no-report"]) == 0
-    shipped, trained = load(TUTORIAL_NET), load(Path("cifar_net.pth"))
-    for name, value in shipped.net.state_dict().items():
-        if not name.startswith("fc3"):
-            torch.testing.assert_close(trained.net.state_dict()[name], value, rtol=0, atol=1e-6)
-    assert trained.net.state_dict()["fc3.weight"].shape == (2, 84)
+    run = ["--data", "shapes", "--weights", weights, "--architecture", architecture, "--learning-rate", "1e-12"]
+    assert main([*run, "--no-report"]) == 0
+    shipped, trained = load(PRETRAINED / f"{weights}.pth"), load(Path("cifar_net.pth"))
+    for name, value in shipped.net.named_parameters():
+        if not name.startswith(last):
+            torch.testing.assert_close(trained.net.state_dict()[name], value.data, rtol=0, atol=1e-6)
+    assert len(trained.net.state_dict()[f"{last}.weight"]) == 2
     assert trained.card.training
     assert trained.card.training.started_from == shipped.card.sha256
 
@@ -85,6 +93,21 @@ def test_a_network_may_have_a_mean_of_its_own(draw_folder: Draw, monkeypatch: py
     there = load(Path("cifar_net.pth"))
     assert there.card.mean == (0.5, 0.5, 0.5), "what comes before the network is another"
     assert "mean" in there.net.state_dict()
+
+
+class Looking(Net):
+    def initialise(self, inputs: torch.Tensor) -> None:
+        self.seen = inputs
+
+
+def test_first_weights_are_made_of_training_images_from_the_first_to_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(_ARCHITECTURES, "looking", Looking)
+    monkeypatch.setattr("training.preparation._INITIALISE_BY", 4)
+    shades = torch.arange(20, dtype=torch.uint8).view(20, 1, 1, 1).expand(20, 32, 32, 3)  # which tell them apart
+    images = torch.arange(0, 20, 2)
+    data = Data("", ("dark", "light"), shades, torch.arange(20) // 10, [], images, images + 1, "", (), False)
+    classifier = make_classifier(replace(RECIPES["tutorial"], architecture="looking"), data, images, seed=0)
+    assert torch.equal(classifier.net.seen, classifier.normalise(shades[[0, 6, 12, 18]]))  # type: ignore[arg-type]
 
 
 def test_imagenets_weights_get_pictures_as_they_have_learnt_them() -> None:

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -29,13 +30,13 @@ def in_a_folder_with_pictures(
     draw_folder(per_class=60)
 
 
-def serve_one_that_says(class_id: int, classes: tuple[str, ...] = SHAPES) -> str:
+def serve_one_that_says(class_id: int, classes: tuple[str, ...] = SHAPES, size: int = 32) -> str:
     """Saves a network that answers one class for everything as served.pth; returns its version."""
     net = Net(num_classes=len(classes))
     torch.nn.init.zeros_(net.fc3.weight)
     with torch.no_grad():
         net.fc3.bias.copy_(torch.nn.functional.one_hot(torch.tensor(class_id), len(classes)))
-    return save(Path("served.pth"), net, ModelCard(classes=classes)).version
+    return save(Path("served.pth"), net, ModelCard(classes=classes, input_size=size)).version
 
 
 def served() -> str:
@@ -52,7 +53,7 @@ def test_the_first_checkpoint_is_promoted_and_another_only_if_it_is_better(capsy
 
     assert main([*RUN, "--epochs", "1", "--seed", "1", "--if-better"]) == 0
     assert served() == first.version
-    assert "Not promoted: served.pth is right on" in capsys.readouterr().out
+    assert re.search(r"Not promoted: served\.pth is right on .* of 24 test images, this", capsys.readouterr().out)
 
     assert main([*RUN, "--epochs", "1", "--seed", "1"]) == 0
     assert served() == load(Path("new.pth")).card.version != first.version
@@ -62,6 +63,17 @@ def test_a_better_checkpoint_takes_the_place_of_one_that_guesses() -> None:
     guessing = serve_one_that_says(0)
     assert main([*RUN, "--if-better"]) == 0
     assert served() != guessing
+
+
+def test_one_that_is_right_on_as_many_stays() -> None:
+    assert main(RUN) == 0
+    there = load(Path("served.pth"))
+    with torch.no_grad():
+        for last in there.net.fc3.parameters():  # type: ignore[union-attr]
+            last *= 2  # other bytes that give the same answers
+    before = save(Path("served.pth"), there.net, there.card).version
+    assert main([*RUN, "--if-better"]) == 0
+    assert served() == before != load(Path("new.pth")).card.version
 
 
 def test_while_one_run_compares_and_promotes_no_other_does(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,12 +126,13 @@ def test_a_served_checkpoint_that_answers_nan_is_replaced() -> None:
 def test_other_classes_are_not_replaced_and_what_cannot_be_asked_is_an_error(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    other = serve_one_that_says(0, ("cat", "dog"))
-    assert main([*RUN, "--if-better"]) == 1
-    assert served() == other
-    said = capsys.readouterr()
-    assert "has other classes or pictures of another size" in said.err
-    assert "Training" not in said.out, "told before the hours that it would have been in vain"
+    for classes, size in ((("cat", "dog"), 32), (SHAPES, 16)):
+        other = serve_one_that_says(0, classes, size)
+        assert main([*RUN, "--if-better"]) == 1
+        assert served() == other
+        said = capsys.readouterr()
+        assert "has other classes or another image size than this run" in said.err
+        assert "Training" not in said.out, "told before the hours that it would have been in vain"
     Path("served.pth").write_bytes(b"damaged")
     assert main([*RUN, "--if-better"]) == 1
     said = capsys.readouterr()

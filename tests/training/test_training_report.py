@@ -125,9 +125,12 @@ def test_a_resumed_run_goes_on_in_its_events_and_a_new_one_begins_its_own() -> N
 
 
 def finish(
-    report: Report, classes: tuple[str, ...], per_class: int, size: int, epochs: list[Epoch], wrong: int
+    report: Report, classes: tuple[str, ...], per_class: int, size: int, epochs: list[Epoch], wrong: int, start: int = 0
 ) -> bool:
-    """Finishes the report of a network that answers the second class for the first `wrong` images, else is right."""
+    """Finishes the report of a network that answers the second class for the first `wrong` images, else is right.
+
+    The test images lie from `start` on, after others.
+    """
     labels = torch.arange(len(classes)).repeat_interleave(per_class)
     answers = labels.clone()
     answers[:wrong] = 1
@@ -145,10 +148,19 @@ def finish(
     )
     card = ModelCard(classes=classes, training=training)
     card = card.model_copy(update={"scores": score(logits, labels, card, "drawn")})
-    pixels = torch.randint(0, 256, (len(labels), size, size, 3), dtype=torch.uint8)
-    test = torch.arange(len(labels))
-    data = Data("drawn", classes, pixels, labels, [], test, test, "f1", (), split_here=False)
+    draws = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (len(labels), size, size, 3), dtype=torch.uint8, generator=draws)
+    test = torch.arange(start, start + len(labels))
+    pixels, labels = torch.cat([pixels[:start], pixels]), torch.cat([labels[:start], labels])
+    data = Data("drawn", classes, pixels, labels, [], test[:0], test, "f1", (), split_here=False)
     return report.finish(card, epochs, data, logits)
+
+
+def test_the_pictures_are_of_the_test_images_wherever_they_lie() -> None:
+    for name, start in (("first.run", 0), ("last.run", 3)):
+        assert finish(Report(Path(name)), HOSTILE, 4, 8, [EPOCH], wrong=2, start=start)
+    for picture in PICTURES:
+        assert Path("first.run", picture).read_bytes() == Path("last.run", picture).read_bytes()
 
 
 def test_a_run_without_mistakes_and_validation_images_has_a_page(capsys: pytest.CaptureFixture[str]) -> None:

@@ -182,6 +182,10 @@ def test_in_the_middle_of_an_epoch_it_goes_on_with_what_a_network_draws_itself_t
     resumed = begin()
     resumed.restore(state)
     assert to_its_end(resumed.rest_of_epoch(lambda *_: None), resumed) == both
+    epoch, images, _, losses = state["place"]
+    resumed.restore(state | {"place": (epoch, images, 1000.0, losses)})
+    list(resumed.rest_of_epoch(lambda *_: None))
+    assert resumed.history[-1].seconds > 1000, "those before the stop too"
     for part in ("net", "updates", "order", "place", "history"):
         with pytest.raises(TrainingError, match="another version of the network or of this program: train anew"):
             begin().restore(state | {part: {"": ""}})

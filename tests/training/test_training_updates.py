@@ -7,6 +7,8 @@ from typing import Literal
 
 import pytest
 import torch
+from torch import nn
+from torch.nn.functional import nll_loss
 
 from models.architectures import build
 from models.card import ModelCard
@@ -88,6 +90,8 @@ def test_muon_is_for_the_weights_of_layers_and_sgd_for_all_else() -> None:
     assert not by_sgd & by_muon
     for name, parameter in net.named_parameters():
         assert id(parameter) in (by_muon if parameter.dim() > 1 and parameter.requires_grad else by_sgd), name
+    (alone,) = make_optimizers(nn.Linear(3, 2, bias=False), FAST)
+    assert alone.defaults["lr"] == FAST.muon_learning_rate
 
 
 @pytest.mark.parametrize("shape", [(8, 40), (40, 8)])
@@ -158,10 +162,24 @@ def test_the_learning_rate_is_never_higher_than_at_its_highest(updates: int) -> 
     assert min(factors) > 0
 
 
-def test_without_momentum_there_is_no_nesterov() -> None:
-    (sgd,) = make_optimizers(build("net", num_classes=2), replace(TUTORIAL, nesterov=True, momentum=0))
+@pytest.mark.parametrize("recipe", [STRONG, FAST])
+def test_every_optimizer_makes_its_last_step_with_the_last_update(recipe: Recipe) -> None:
+    classifier = classifier_of(recipe).train()
+    updates = Updates(classifier, recipe, count=2, labels=BATCH[1])
+    weights = []
+    for _ in range(3):
+        updates([BATCH])
+        weights.append(torch.nn.utils.parameters_to_vector(classifier.net.parameters()).detach())
+    assert not torch.equal(weights[0], weights[1])
+    assert torch.equal(weights[1], weights[2])
+
+
+@pytest.mark.parametrize("momentum", [0, 0.9])
+def test_nesterovs_step_is_taken_where_there_is_momentum(momentum: float) -> None:
+    (sgd,) = make_optimizers(build("net", num_classes=2), replace(TUTORIAL, nesterov=True, momentum=momentum))
     biases, others = sgd.param_groups
-    assert (biases["nesterov"], others["nesterov"], others["momentum"]) == (False, False, 0)
+    assert biases["nesterov"] == others["nesterov"] == (momentum > 0)
+    assert others["momentum"] == momentum
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
@@ -169,6 +187,9 @@ def test_a_weighted_loss_counts_every_class_alike_over_an_epoch_of_any_batches(s
     labels = torch.tensor([0] * 60 + [1] * 30 + [2] * 6)
     logits = torch.randn(96, 3, generator=torch.Generator().manual_seed(1))
     plain = replace(TUTORIAL, label_smoothing=smoothing)
+    log_probabilities = logits.log_softmax(dim=1)
+    expected = (1 - smoothing) * nll_loss(log_probabilities, labels) - smoothing * log_probabilities.mean()
+    torch.testing.assert_close(make_criterion(plain, labels)(logits, labels), expected)
     of_class = [make_criterion(plain, labels)(logits[labels == label], labels[labels == label]) for label in range(3)]
     weighted = make_criterion(replace(plain, weighted_loss=True), labels)
     for batch in (1, 32, 96):
