@@ -36,7 +36,7 @@ from server.worker import ClassifierAPI, socket_path
 uvicorn.server.HANDLED_SIGNALS = (signal.SIGTERM,)  # type: ignore[assignment]  # typed as a pair
 
 _UVICORN_CANCELS_S = 5  # for uvicorn to cancel the requests that its own timeout has left
-_RETRY_START_S = 1  # before a worker that could not start is started again
+_RETRY_START_S = 1  # before a worker that could not start, or that was perhaps told to end, is started again
 
 log = logging.getLogger(__name__)
 
@@ -130,7 +130,8 @@ class ClassifierServer(litserve.LitServer):
         while True:
             worker = self.inference_workers[worker_id]
             wait([worker.sentinel])
-            told_to = self._stopping.is_set() and worker.exitcode == 0
+            # A signal to all processes may end a worker before this one has acted on it.
+            told_to = worker.exitcode == 0 and self._stopping.wait(_RETRY_START_S)
             if told_to or self._drained.is_set():
                 return
             why = ", as a batch took too long" if worker.exitcode == -signal.SIGALRM else ""

@@ -8,6 +8,8 @@ import warnings
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import closing
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -104,16 +106,17 @@ def read_images(root: Path, names: Sequence[str], size: int) -> tuple[torch.Tens
     """
 
     def decode_all(records: Records) -> None:
-        broken: list[str] = []
+        broken: list[tuple[str, str]] = []  # reason and name
         with progress_bar("Reading", len(names)) as advance, closing(read_on_all_cores(root, names, size)) as blocks:
             for block, (pixels, digests, broken_here) in blocks:
                 records["pixels"][block], records["digest"][block] = pixels, digests
                 broken += broken_here
                 advance(len(pixels), "")
         if broken:
+            by_reason = groupby(sorted(broken), key=itemgetter(0))
+            told = "; ".join(f"{first_few(20, [name for _, name in group])} ({reason})" for reason, group in by_reason)
             raise TrainingError(
-                f"{len(broken)} of the {len(names)} images in {root} cannot be read: {first_few(20, sorted(broken))}. "
-                "Remove or repair them"
+                f"{len(broken)} of the {len(names)} images in {root} cannot be read: {told}. Remove or repair them"
             )
 
     records = cached(root, names, size, decode_all)

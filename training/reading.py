@@ -22,7 +22,7 @@ from models.machine import cores
 from models.pixels import ImageError, Pixels, decode
 from training.errors import TrainingError
 
-Images = tuple[Pixels, list[bytes], list[str]]
+Images = tuple[Pixels, list[bytes], list[tuple[str, str]]]
 
 _FIRST = 8  # images that are read here at a time, which also tells how long one takes
 _START_S = 0.3  # what starting the children takes: worth it for whatever is not read in that time without them
@@ -30,7 +30,7 @@ _BLOCK_S = 0.03  # of work for a child at a time, as for 500 small pictures or o
 
 
 def read(root: Path, names: Sequence[str], size: int) -> Images:
-    """N files → uint8 [N, size, size, 3], their SHA-256, and a line on each that cannot be read."""
+    """N files → uint8 [N, size, size, 3], their SHA-256, and the reason and name of each that cannot be read."""
     pixels, digests, broken = np.empty((len(names), size, size, 3), np.uint8), [bytes(32)] * len(names), []
     for index, name in enumerate(names):
         try:
@@ -39,9 +39,9 @@ def read(root: Path, names: Sequence[str], size: int) -> Images:
             digests[index] = hashlib.sha256(content).digest()
             pixels[index] = decode(content, size)
         except ImageError as error:
-            broken.append(f"{name} ({error.detail})")
+            broken.append((error.detail, name))
         except OSError as error:
-            broken.append(f"{name} ({error.strerror})")
+            broken.append((error.strerror or str(error), name))
     return pixels, digests, broken
 
 

@@ -85,16 +85,17 @@ def test_a_class_with_too_few_images_to_split_is_refused(draw_folder: Draw) -> N
     assert refusal(root).endswith("too few distinct images: add some to lonely")
 
 
-def test_unreadable_images_are_counted_and_the_first_twenty_named(draw_folder: Draw) -> None:
+def test_unreadable_images_are_counted_and_the_first_twenty_of_each_reason_named(draw_folder: Draw) -> None:
     root = draw_folder(per_class=24)
-    for number in range(21):
+    for number in range(23):
         (root / "circle" / f"{number:03}.png").write_bytes(b"" if number else b"text")
     (root / "square" / "000.png").write_bytes((root / "square" / "000.png").read_bytes()[:80])
     sentence = refusal(root)
-    assert sentence.startswith(f"22 of the 48 images in {root} cannot be read: circle/000.png (not an image")
-    assert "circle/019.png (the image is empty" in sentence
-    assert "circle/020.png" not in sentence
-    assert sentence.endswith("and 2 more. Remove or repair them")
+    assert sentence.startswith(f"24 of the 48 images in {root} cannot be read: circle/000.png (not an image")
+    assert "; circle/001.png; circle/002.png; " in sentence
+    assert "; circle/020.png and 2 more (the image is empty" in sentence
+    assert "; square/000.png (" in sentence
+    assert sentence.endswith("). Remove or repair them")
 
 
 def test_a_link_to_nowhere_is_named(draw_folder: Draw) -> None:

@@ -263,7 +263,7 @@ def test_each_image_of_a_batch_is_taken_once_and_weighs_the_same() -> None:
 
 
 def test_a_batch_with_no_image_for_some_process_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distributed, "size", lambda: 3)
+    monkeypatch.setattr(distributed, "world_size", lambda: 3)
     refuse_empty_shares(3)
     with pytest.raises(TrainingError, match=r"of the 3 processes .* has 2 images here: .* a larger --batch-size$"):
         refuse_empty_shares(2)
