@@ -211,7 +211,7 @@ def write_atomically(contents: dict[Path, bytes]) -> None:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            with suppress(FileNotFoundError):  # a new file has the mode that the umask gives it
+            with suppress(OSError):  # a new file has the mode that the umask gives it; some file systems have no modes
                 shutil.copymode(path, temporaries[path])
         for path, written in temporaries.items():
             written.replace(path)

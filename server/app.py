@@ -131,7 +131,7 @@ class ClassifierServer(litserve.LitServer):
             worker = self.inference_workers[worker_id]
             wait([worker.sentinel])
             # A signal to all processes may end a worker before this one has acted on it.
-            told_to = worker.exitcode == 0 and self._stopping.wait(_RETRY_START_S)
+            told_to = worker.exitcode in (0, -signal.SIGTERM) and self._stopping.wait(_RETRY_START_S)
             if told_to or self._drained.is_set():
                 return
             why = ", as a batch took too long" if worker.exitcode == -signal.SIGALRM else ""

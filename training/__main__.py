@@ -118,7 +118,8 @@ def _by_torchrun() -> bool:
 
 
 def _what_is_left(options: Options) -> str:
-    ours = options.began or options.resume  # not an earlier command's, which this one did not come to put aside
+    restarted = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"  # which resumes unasked
+    ours = options.began or options.resume or restarted  # not an earlier command's, still to be put aside
     if ours and resume_path(options.output).exists():
         return "the same command with --resume goes on"
     return f"{options.output} was not written"

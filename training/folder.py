@@ -57,11 +57,13 @@ def _list_classes(root: Path, part: str, left_aside: list[str]) -> dict[str, lis
     """The images in each folder of `root/part`; what else is there is added to `left_aside`."""
     classes: dict[str, list[str]] = {}
     for class_name in _visible(root / part):
-        if not (root / part / class_name).is_dir() or class_name.endswith(REPORT_SUFFIX):
+        folder = root / part / class_name
+        is_report = class_name.endswith(REPORT_SUFFIX) and any(folder.glob("events.out.tfevents.*"))
+        if not folder.is_dir() or is_report:
             left_aside.append(part + class_name)
             continue
         classes[class_name] = []
-        for file in _visible(root / part / class_name):
+        for file in _visible(folder):
             is_image = file.lower().endswith(SUFFIXES)
             (classes[class_name] if is_image else left_aside).append(f"{part}{class_name}/{file}")
     return classes
@@ -75,7 +77,7 @@ def _check_classes(folder: Path, classes: dict[str, list[str]]) -> None:
     if not any(classes.values()):
         if "cifar-10-batches-py" in classes:
             raise TrainingError(
-                f"{folder} has CIFAR-10 as torchvision keeps it, not as images: leave --data out, to use ./data"
+                f"{folder} has CIFAR-10 as torchvision keeps it, not as images: without --data it is read from ./data"
             )
         if "train" in classes:
             raise TrainingError(
@@ -114,9 +116,10 @@ def read_images(root: Path, names: Sequence[str], size: int) -> tuple[torch.Tens
                 advance(len(pixels), "")
         if broken:
             by_reason = groupby(sorted(broken), key=itemgetter(0))
-            told = "; ".join(f"{first_few(20, [name for _, name in group])} ({reason})" for reason, group in by_reason)
+            told = [f"{first_few(20, [name for _, name in group])} ({reason})" for reason, group in by_reason]
             raise TrainingError(
-                f"{len(broken)} of the {len(names)} images in {root} cannot be read: {told}. Remove or repair them"
+                f"{len(broken)} of the {len(names)} images in {root} cannot be read: {first_few(5, told)}. "
+                "Remove or repair them"
             )
 
     records = cached(root, names, size, decode_all)

@@ -86,7 +86,7 @@ def check_network(recipe: Recipe, start: Classifier | None) -> None:
         with torch.no_grad():
             outputs = net.eval()(inputs)
         _check_outputs(name, outputs, count)
-        if (outputs >= 0).all() and torch.allclose(outputs.sum(dim=1), torch.ones(count)):
+        if (outputs >= 0).all() and torch.allclose(outputs.float().sum(dim=1), torch.ones(count)):
             say(f"The answers of {name} add up to 1: leave softmax out of it, since the loss and the service apply it")
         if odd := [key for key, value in net.state_dict().items() if not isinstance(value, torch.Tensor)]:
             raise TrainingError(f"{name} has {odd[0]} in its state_dict, which is no tensor: no checkpoint can hold it")
@@ -110,6 +110,8 @@ def check_network(recipe: Recipe, start: Classifier | None) -> None:
 def _check_outputs(name: str, outputs: object, count: int) -> None:
     if not isinstance(outputs, torch.Tensor):
         raise TrainingError(f"{name} answers with a {type(outputs).__name__}: it must return the logits alone")
+    if not outputs.is_floating_point():
+        raise TrainingError(f"{name} answers with {outputs.dtype}: its logits must be of floating point")
     if outputs.shape != (count, 2):
         raise TrainingError(
             f"{name} answers {count} images with an array of {tuple(outputs.shape)}, where num_classes=2 "
@@ -123,6 +125,8 @@ def _try_update(net: nn.Module, outputs: torch.Tensor, recipe: Recipe) -> None:
         for optimizer in make_optimizers(net, recipe):
             optimizer.step()
     except RuntimeError as error:
+        if is_out_of_memory(error):
+            raise
         raise TrainingError(
             f"{recipe.architecture} cannot be trained by {recipe.optimizer} ({first_line(error)}): "
             "its weights must be of floating point, not all frozen, and its answers must depend on them"
@@ -197,7 +201,9 @@ def make_classifier(
     except ValidationError as error:
         raise TrainingError(f"{recipe.architecture} has a mean or std that no card can hold: {error}") from None
     classifier = Classifier(net, card)
-    if any(map(is_lazy, net.parameters())):  # such as of nn.LazyLinear, whose inputs are counted when it sees some
+    if any(
+        map(is_lazy, (*net.parameters(), *net.buffers()))
+    ):  # such as of nn.LazyLinear, whose inputs are counted when it sees some
         with torch.no_grad():
             classifier.eval().one_view(data.pixels[:1])
     if start:
@@ -228,5 +234,7 @@ def _initialise(classifier: Classifier, data: Data, images: torch.Tensor) -> Non
             f"the weights to start from could not be downloaded ({error}): try again, or choose another architecture"
         ) from None
     except Exception as error:  # of a network that a user wrote
+        if is_out_of_memory(error):
+            raise
         name = classifier.card.architecture
         raise TrainingError(f"{name}.initialise fails: {type(error).__name__}: {error}") from None

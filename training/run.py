@@ -84,7 +84,8 @@ def run(recipe: Recipe, options: Options) -> None:
     }
     distributed.refuse_differences({**asdict(recipe), **origin})
     # As asked for: where a device with another precision goes on with the run, it is the same run.
-    epochs = train_and_tell(classifier, examples, recipe, options, {**asdict(asked), **origin}, report)
+    identity = {name: value for name, value in asdict(asked).items() if name != "summary"} | origin
+    epochs = train_and_tell(classifier, examples, recipe, options, identity, report)
 
     calibrate(classifier, data, validation)
     logits, scores = score_test_images(classifier, data)

@@ -128,7 +128,8 @@ def make_optimizers(net: nn.Module, recipe: Recipe) -> list[torch.optim.Optimize
     if not by_muon:
         return [sgd]
     muon = uncompiled(Muon)(by_muon, recipe.muon_learning_rate, recipe.muon_weight_decay)
-    return [sgd, muon] if any(group["params"] for group in groups) else [muon]  # a scaler refuses one without any
+    for_sgd = any(parameter.requires_grad for group in groups for parameter in group["params"])
+    return [sgd, muon] if for_sgd else [muon]  # a scaler refuses an optimizer that has nothing to do
 
 
 def uncompiled(optimizer: type[Optimizer]) -> type[Optimizer]:

@@ -25,8 +25,10 @@ def register(name: str) -> Callable[[Architecture], Architecture]:
     """Class decorator: the network can be built, and named in a model card, as `name`."""
 
     def add(architecture: Architecture) -> Architecture:
-        if name in _ARCHITECTURES:  # a copy of a file whose name was not changed
-            raise ValueError(f"{_ARCHITECTURES[name].__module__} registers {name!r} already: choose another name")
+        other = _ARCHITECTURES.get(name, architecture).__module__
+        if architecture.__module__ not in (other, "__main__"):  # a copy of a file whose name was not changed
+            del _ARCHITECTURES[name]  # nobody can tell which of the two is meant
+            raise ValueError(f"{other} registers {name!r} too: choose another name")
         _ARCHITECTURES[name] = architecture
         return architecture
 
@@ -35,10 +37,9 @@ def register(name: str) -> Callable[[Architecture], Architecture]:
 
 def build(name: str, num_classes: int, **arguments: object) -> nn.Module:
     """The network `name`, with fresh weights. Raises ArchitectureError, or what the network itself raises."""
-    if _BROKEN:
-        raise ArchitectureError("; ".join(_BROKEN))
     if name not in _ARCHITECTURES:
-        raise ArchitectureError(f"no architecture is called {name!r}; there are: {', '.join(sorted(_ARCHITECTURES))}")
+        there_are = f"there are: {', '.join(sorted(_ARCHITECTURES))}"
+        raise ArchitectureError("; ".join((f"no architecture is called {name!r}", there_are, *_BROKEN)))
     return _ARCHITECTURES[name](num_classes=num_classes, **arguments)
 
 

@@ -27,9 +27,12 @@ def test_a_network_answers_pictures_of_the_sizes_it_takes(name: str, sides: tupl
 def test_a_file_that_cannot_be_imported_is_named(tmp_path: Path) -> None:
     shutil.copytree(Path(models.__file__).parent, tmp_path / "models")
     (tmp_path / "models" / "architectures" / "mine.py").write_text("import timm_as_well")
-    command = [sys.executable, "-c", "from models.architectures import build; build('net', 2)"]
+    command = [sys.executable, "-c", "from models.architectures import build; build('net', 2); build('mine', 2)"]
     said = subprocess.run(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, check=False).stderr
-    assert "ArchitectureError: models/architectures/mine.py cannot be imported: ModuleNotFoundError: No module" in said
+    assert "ArchitectureError: no architecture is called 'mine'; there are: airbench, net, " in said
+    assert (
+        "; models/architectures/mine.py cannot be imported: ModuleNotFoundError: No module named 'timm_as_well'" in said
+    )
 
 
 @pytest.mark.parametrize("error", [RuntimeError("invalid hash value"), IncompleteRead(b"half")])

@@ -110,6 +110,12 @@ def test_hidden_files_and_other_files_are_no_images_and_suffixes_have_no_case(dr
     assert data.remarks == (f"Files and folders of {root} that are not read: 1 (circle/notes.txt)",)
 
 
+def test_a_class_may_be_named_as_a_report(draw_folder: Draw) -> None:
+    root = draw_folder()
+    (root / "circle").rename(root / "home.run")
+    assert load_folder(root, 32).classes == ("home.run", "square")
+
+
 def test_files_that_are_not_read_are_listed(draw_folder: Draw) -> None:
     root = draw_folder(splits=("train", "test", "val"))
     (root / "train" / "circle" / "more").mkdir()
@@ -117,6 +123,7 @@ def test_files_that_are_not_read_are_listed(draw_folder: Draw) -> None:
     (root / "train" / "loose.png").touch()
     report = root / "train" / "cifar_net.run"  # of a run in that folder: its pictures are no class
     report.mkdir()
+    (report / "events.out.tfevents.1").touch()
     shutil.copy(root / "train" / "circle" / "000.png", report / "curves.png")
     data = load_folder(root, 32)
     assert data.classes == ("circle", "square")

@@ -34,7 +34,7 @@ def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
 def test_the_tutorials_own_data_folder_is_told_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "cifar-10-batches-py").mkdir()
     assert refusal(tmp_path).endswith(
-        "has CIFAR-10 as torchvision keeps it, not as images: leave --data out, to use ./data"
+        "has CIFAR-10 as torchvision keeps it, not as images: without --data it is read from ./data"
     )
 
 

@@ -149,6 +149,7 @@ def test_two_processes_tell_the_losses_of_one(
     alone(shapes, tmp_path, TUTORIAL)
     said = (capsys.readouterr().out, two[1])  # of the two, the first run is this one
     ours, theirs = ([float(loss) for loss in re.findall(r"\] loss: ([\d.]+)", each)] for each in said)
+    assert len(ours) == 2
     assert theirs[: len(ours)] == pytest.approx(ours, abs=0.0015)
 
 

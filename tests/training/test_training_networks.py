@@ -31,6 +31,11 @@ class Complex(Net):
         return (super().forward(x) * self.turn).abs()
 
 
+class Imaginary(Net):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) * 1j
+
+
 class Tuple(Net):
     def forward(self, x: torch.Tensor) -> Any:
         return super().forward(x), None
@@ -53,7 +58,8 @@ class Softmax(Net):
 
 class Lazy(nn.Sequential):
     def __init__(self, num_classes: int) -> None:
-        super().__init__(nn.LazyConv2d(4, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(num_classes))
+        norm = nn.LazyBatchNorm2d(affine=False)  # which has buffers alone
+        super().__init__(nn.LazyConv2d(4, 3), norm, nn.ReLU(), nn.Flatten(), nn.LazyLinear(num_classes))
 
 
 class Greedy(Net):
@@ -85,6 +91,7 @@ def train(monkeypatch: pytest.MonkeyPatch, network: type[nn.Module], *arguments:
     [
         (Frozen, "theirs cannot be trained by sgd (element 0 of tensors does not require grad"),
         (Complex, "theirs cannot be trained by sgd (`fused=True` requires"),
+        (Imaginary, "theirs answers with torch.complex64: its logits must be of floating point"),
         (Tuple, "theirs answers with a tuple: it must return the logits alone"),
         (OneWhenEvaluated, "theirs answers 2 images with an array of (2, 1), where num_classes=2 asks for (2, 2): "),
         (Stateful, "theirs has _extra_state in its state_dict, which is no tensor: no checkpoint can hold it"),
@@ -130,7 +137,7 @@ def test_weights_of_double_precision_are_trained_by_muon(draw_folder: Draw, monk
             self.double()
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return super().forward(x.double())
+            return super().forward(x.double()).abs()  # of which no sum is 1
 
     assert train(monkeypatch, Double, "--data", str(draw_folder()), "--optimizer", "muon") == 0
 
@@ -144,6 +151,11 @@ def test_a_softmax_too_many_is_told_of(
     assert "add up to 1" not in capsys.readouterr().out
 
 
-def test_a_name_that_is_taken_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"models\.architectures\.net registers 'net' already: choose another name"):
+def test_a_name_that_is_taken_is_nobodys_but_a_file_may_be_run_as_a_script(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(_ARCHITECTURES, "net", Net)
+    register("net")(Net)
+    with pytest.raises(ValueError, match=r"models\.architectures\.net registers 'net' too: choose another name"):
         register("net")(Softmax)
+    assert "net" not in _ARCHITECTURES
+    register("net")(Net)
+    register("net")(type("Net", (Net,), {"__module__": "__main__"}))
