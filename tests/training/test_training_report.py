@@ -177,7 +177,7 @@ def test_more_classes_than_can_be_named_are_numbered(capsys: pytest.CaptureFixtu
     report = Report(Path("many.run"))
     assert finish(report, names, 2, 64, [EPOCH, EPOCH._replace(number=2)], wrong=2)
     text = " ".join(Page(report.page).text.split())
-    assert "The classes by their numbers" in text
+    assert "Classes by their numbers" in text
     assert re.search(r"129 ?the class of number 129 100\.0 % ?of 2", text)
     assert "There are 2 in all." in text
     assert capsys.readouterr().err == ""
