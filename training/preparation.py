@@ -92,10 +92,8 @@ def check_network(recipe: Recipe, start: Classifier | None) -> None:
             raise TrainingError(f"{name} has {odd[0]} in its state_dict, which is no tensor: no checkpoint can hold it")
     except ArchitectureError as error:
         raise TrainingError(str(error)) from None
-    except TrainingError:
-        raise
     except Exception as error:  # of a network that a user wrote
-        if is_out_of_memory(error):
+        if isinstance(error, TrainingError) or is_out_of_memory(error):
             raise
         if "Expected more than 1" in str(error):  # BatchNorm's, of one image whose map has shrunk to one pixel
             raise TrainingError(f"{error}: choose another --batch-size, or a larger --image-size") from None

@@ -22,6 +22,12 @@ class Frozen(Net):
         self.requires_grad_(False)
 
 
+class Idle(Net):
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.idle = nn.Linear(1, 1)
+
+
 class Complex(Net):
     def __init__(self, num_classes: int) -> None:
         super().__init__(num_classes)
@@ -103,6 +109,16 @@ def test_what_cannot_be_trained_is_refused_before_the_data_is_read(
 ) -> None:
     assert train(monkeypatch, network, "--data", "nowhere") == 1
     assert capsys.readouterr().err.startswith(f"cifar-train: {reason}")
+
+
+def test_a_weight_without_a_part_in_the_answers_is_told_of_where_several_processes_cannot_train_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train(monkeypatch, Idle, "--data", "nowhere") == 1
+    assert "there is no folder nowhere" in capsys.readouterr().err
+    monkeypatch.setattr("training.distributed.world_size", lambda: 2)
+    assert train(monkeypatch, Idle, "--data", "nowhere") == 1
+    assert "idle.weight; idle.bias of theirs has no part in its answers, which several pro" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
