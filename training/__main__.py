@@ -183,13 +183,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     output = f"checkpoint, card beside it {shown}"
     add("--output", type=_output, default="cifar_net.pth", metavar="PATH", help=output)
-    add(
-        "--seed",
-        type=_whole_number,
-        default=0,
-        metavar="N",
-        help=f"seed of weights, shuffling and augmentation {shown}",
-    )
+    seed = f"seed of weights, shuffling and augmentation {shown}"
+    add("--seed", type=_whole_number, default=0, metavar="N", help=seed)
     add("--device", type=_device, default="auto", help=f"auto, cpu, cuda, cuda:N or mps {shown}")
     add("--promote", type=_output, metavar="PATH", help="also write it to PATH, from where a service loads it")
     better = "promote only if it scores higher than that in PATH"

@@ -39,14 +39,7 @@ def cached(root: Path, names: Sequence[str], size: int, fill: Callable[[Records]
     try:
         temporary = _reserve(folder, place, record, len(names))
     except OSError as error:
-        needed = len(names) * record.itemsize
-        trouble = f"images, {needed / 1e9:.1f} GB, cannot be kept in {folder} ({error.strerror})"
-        if needed > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
-            raise TrainingError(
-                f"decoded {trouble}, nor in memory: make room, or name a larger disk in XDG_CACHE_HOME"
-            ) from None
-        say(f"Decoded {trouble}: memory holds them, for this run alone")
-        in_memory = np.empty(len(names), record)
+        in_memory = _in_memory(len(names), record, f"cannot be kept in {folder} ({error.strerror})")
         fill(in_memory)
         return in_memory
     try:
@@ -64,6 +57,18 @@ def cached(root: Path, names: Sequence[str], size: int, fill: Callable[[Records]
                 other.unlink(missing_ok=True)
     records.flags.writeable = False
     return records
+
+
+def _in_memory(count: int, record: np.dtype[np.void], why: str) -> Records:
+    """Room for so many records. Raises TrainingError where memory is too small for them."""
+    needed = count * record.itemsize
+    trouble = f"images, {needed / 1e9:.1f} GB, {why}"
+    if needed > os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
+        raise TrainingError(
+            f"decoded {trouble}, nor in memory: make room, or name a larger disk in XDG_CACHE_HOME"
+        ) from None
+    say(f"Decoded {trouble}: memory holds them, for this run alone")
+    return np.empty(count, record)
 
 
 def _home() -> Path:

@@ -1,6 +1,8 @@
 """What can stop a training run."""
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class TrainingError(Exception):
@@ -12,6 +14,17 @@ def is_out_of_memory(error: Exception) -> bool:
     if isinstance(error, RuntimeError):
         return bool(re.search("out of memory|can't allocate memory", str(error)))
     return isinstance(error, MemoryError)
+
+
+@contextmanager
+def out_of_memory_told() -> Iterator[None]:
+    """Raises TrainingError where the memory does not suffice for the block."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise TrainingError("there is too little memory: choose a smaller --batch-size or --image-size") from None
 
 
 def first_line(error: Exception) -> str:

@@ -18,19 +18,18 @@ from torch import fx, nn
 from torch.utils.tensorboard.summary import image
 
 from training.history import Epoch
-
-_FILES = "events.out.tfevents."  # how TensorBoard knows them; the latest name is the one that it follows
+from training.options import EVENTS_PREFIX
 
 
 def event_files(folder: Path) -> list[Path]:
-    return list(folder.glob(f"{_FILES}*"))
+    return list(folder.glob(f"{EVENTS_PREFIX}*"))
 
 
 class Events:
     """A new event file in `folder`. Every method raises OSError where it cannot be written."""
 
     def __init__(self, folder: Path) -> None:
-        self._path = folder / f"{_FILES}{time.time_ns()}"
+        self._path = folder / f"{EVENTS_PREFIX}{time.time_ns()}"  # TensorBoard follows the latest name
         self._add(0, file_version="brain.Event:2")
 
     def add_epoch(self, epoch: Epoch) -> None:

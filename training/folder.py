@@ -18,7 +18,7 @@ import torch
 from models.pixels import SUFFIXES
 from training.cache import Records, cached
 from training.errors import TrainingError
-from training.options import REPORT_SUFFIX
+from training.options import EVENTS_PREFIX, REPORT_SUFFIX
 from training.progress import progress_bar
 from training.reading import read_on_all_cores
 
@@ -58,7 +58,7 @@ def _list_classes(root: Path, part: str, left_aside: list[str]) -> dict[str, lis
     classes: dict[str, list[str]] = {}
     for class_name in _visible(root / part):
         folder = root / part / class_name
-        is_report = class_name.endswith(REPORT_SUFFIX) and any(folder.glob("events.out.tfevents.*"))
+        is_report = class_name.endswith(REPORT_SUFFIX) and any(folder.glob(f"{EVENTS_PREFIX}*"))
         if not folder.is_dir() or is_report:
             left_aside.append(part + class_name)
             continue

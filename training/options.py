@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 REPORT_SUFFIX = ".run"
+EVENTS_PREFIX = "events.out.tfevents."  # how TensorBoard knows its files, in a report's folder too
 
 
 class Options(argparse.Namespace):

@@ -18,6 +18,7 @@ from training import distributed
 from training.data import Data
 from training.distributed import say
 from training.errors import TrainingError, first_line, is_out_of_memory
+from training.execution import backward
 from training.folder import first_few
 from training.options import Options, held_out_path, resume_path
 from training.recipe import Recipe
@@ -119,7 +120,7 @@ def _check_outputs(name: str, outputs: object, count: int) -> None:
 
 def _try_update(net: nn.Module, outputs: torch.Tensor, recipe: Recipe) -> None:
     try:
-        outputs.float().logsumexp(dim=1).mean().backward()  # type: ignore[no-untyped-call]
+        backward(outputs)
         for optimizer in make_optimizers(net, recipe):
             optimizer.step()
     except RuntimeError as error:
@@ -199,9 +200,8 @@ def make_classifier(
     except ValidationError as error:
         raise TrainingError(f"{recipe.architecture} has a mean or std that no card can hold: {error}") from None
     classifier = Classifier(net, card)
-    if any(
-        map(is_lazy, (*net.parameters(), *net.buffers()))
-    ):  # such as of nn.LazyLinear, whose inputs are counted when it sees some
+    # Such as of nn.LazyLinear, whose inputs are counted when it sees some.
+    if any(map(is_lazy, (*net.parameters(), *net.buffers()))):
         with torch.no_grad():
             classifier.eval().one_view(data.pixels[:1])
     if start:

@@ -1,8 +1,7 @@
 """One training run from the data to the checkpoint: read, train, score, save, report."""
 
 import platform
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ from models.machine import cores
 from training import distributed
 from training.data import Data, load, split_validation
 from training.distributed import say
-from training.errors import TrainingError, is_out_of_memory
+from training.errors import out_of_memory_told
 from training.evaluation import (
     FEWEST_FOR_THRESHOLD,
     accuracy,
@@ -46,16 +45,6 @@ if TYPE_CHECKING:
     from training.report import Report
 
 
-@contextmanager
-def out_of_memory_told() -> Iterator[None]:
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise TrainingError("there is too little memory: choose a smaller --batch-size or --image-size") from None
-
-
 @distributed.process_group()
 @out_of_memory_told()
 def run(recipe: Recipe, options: Options) -> None:
@@ -69,10 +58,7 @@ def run(recipe: Recipe, options: Options) -> None:
     check_network(recipe, start)
     check_recipe(recipe)
     data = load_data(recipe, options)
-    images, validation = split_validation(data, recipe.validation)
-    distributed.refuse_empty_shares(len(images))
-    tell_of_few_validation_images(recipe, len(validation))
-    tell_of_imbalance(recipe, data, images)
+    images, validation = split_and_tell(recipe, data)
     tell_of_known_images(start, data, validation)
     examples = Examples(data.pixels, data.labels, images, validation)
     classifier = make_classifier(recipe, data, images, options.seed, start).to(device)
@@ -120,6 +106,15 @@ def open_report(options: Options) -> "Report | None":
     from training.report import Report  # seconds of imports; what is not installed is missed before the training
 
     return Report(report_folder(options.output))
+
+
+def split_and_tell(recipe: Recipe, data: Data) -> tuple[torch.Tensor, torch.Tensor]:
+    """The images to train on and those to validate with, as `split_validation`. Raises TrainingError."""
+    images, validation = split_validation(data, recipe.validation)
+    distributed.refuse_empty_shares(len(images))
+    tell_of_few_validation_images(recipe, len(validation))
+    tell_of_imbalance(recipe, data, images)
+    return images, validation
 
 
 def tell_of_few_validation_images(recipe: Recipe, count: int) -> None:

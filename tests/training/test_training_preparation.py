@@ -16,10 +16,9 @@ from models.classifier import supports
 from tests.networks import Centred
 from training.__main__ import main
 from training.data import Data
-from training.errors import TrainingError
+from training.errors import TrainingError, out_of_memory_told
 from training.preparation import _normalisation, make_classifier, weights_to_start_from
 from training.recipe import RECIPES
-from training.run import out_of_memory_told
 
 Draw = Callable[..., Path]
 TOO_LONG = (
