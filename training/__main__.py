@@ -45,7 +45,7 @@ _LONGEST_NAME = 200  # bytes: file systems allow 255, of which suffixes and temp
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Returns the exit status: 0 done, 1 failed, 2 called wrongly, 130 by Ctrl-C, 141 by `| head`, 143 by SIGTERM."""
+    """Returns the exit status: 0 done, 1 failed, 2 called wrongly, 141 by `| head`, 128 + its number by a signal."""
     arguments = sys.argv[1:] if argv is None else list(argv)
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files need not be UTF-8
@@ -80,8 +80,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(error, BrokenPipeError):
             return _say(141, "stopped: the program that read its output has ended")
         return _say(1, f"{error.filename or 'its output'}: {error.strerror}")
-    except _Terminated:
-        return _say(143, f"terminated; {_what_is_left(options)}")
+    except _Terminated as terminated:
+        return _say(128 + terminated.args[0], f"terminated; {_what_is_left(options)}")
     except KeyboardInterrupt:
         return _say(130, f"stopped; {_what_is_left(options)}")
 
@@ -90,7 +90,7 @@ def _do(recipe: Recipe, options: Options) -> int:
     if options.list:
         print_recipes(recipe)
         return 0
-    with _sigterm_as_exception():
+    with _signals_as_exceptions():
         try:
             if options.compare:
                 from training.compare import compare  # tables that nothing else here draws
@@ -126,21 +126,23 @@ def _what_is_left(options: Options) -> str:
 
 
 class _Terminated(KeyboardInterrupt):
-    """SIGTERM, which ends a run as Ctrl-C does."""
+    """SIGTERM, or SIGHUP of a terminal that is closed: they end a run as Ctrl-C does. Holds the signal's number."""
 
 
 @contextmanager
-def _sigterm_as_exception() -> Iterator[None]:
+def _signals_as_exceptions() -> Iterator[None]:
     def terminate(number: int, frame: FrameType | None) -> NoReturn:
-        raise _Terminated
+        raise _Terminated(number)
 
-    before = signal.getsignal(signal.SIGTERM)
-    if before != signal.SIG_IGN:
-        signal.signal(signal.SIGTERM, terminate)
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    for number, handler in before.items():
+        if handler != signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, terminate)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _say(status: int, sentence: str) -> int:

@@ -92,14 +92,14 @@ class SavedRun:
 
 @contextmanager
 def signals_put_off() -> Iterator[Callable[[], bool]]:
-    """SIGINT and SIGTERM wait until the end of the block. Yields a function that says whether one is waiting.
+    """SIGINT, SIGTERM and SIGHUP wait until the end of the block. Yields a function that says whether one is waiting.
 
     A second SIGINT acts at once: somebody is impatient. A second SIGTERM does not: a service manager sends it to
     torchrun and to its processes, and torchrun passes its own on. All processes of a run must call the function at the
     same places: then a signal to one stops all of them at the same place.
     """
     waiting = 0  # the first signal, for all processes; 0 for none
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     before = {number: handler for number, handler in before.items() if handler != signal.SIG_IGN}  # as nohup has it
 
     def put_off(number: int, frame: FrameType | None) -> None:

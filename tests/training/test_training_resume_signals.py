@@ -3,7 +3,7 @@
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from io import StringIO
 from types import FrameType
 
@@ -16,12 +16,18 @@ from training.resume import signals_put_off
 
 @pytest.fixture
 def sigterm_interrupts() -> Iterator[None]:
+    with interrupting(signal.SIGTERM):
+        yield
+
+
+@contextmanager
+def interrupting(number: signal.Signals) -> Iterator[None]:
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = signal.signal(number, interrupt)
     yield
-    signal.signal(signal.SIGTERM, before)
+    signal.signal(number, before)
 
 
 @pytest.mark.usefixtures("sigterm_interrupts")
@@ -39,8 +45,8 @@ def test_a_second_signal_does_not_wait_where_it_is_of_someone_impatient() -> Non
     assert waited
 
 
-@pytest.mark.usefixtures("sigterm_interrupts")
-def test_a_second_sigterm_waits_as_the_first() -> None:
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_second_sigterm_waits_as_the_first(number: signal.Signals) -> None:
     """A service manager sends one to torchrun and to its processes, and torchrun hands its own on to them."""
     waited = False
 
@@ -48,14 +54,15 @@ def test_a_second_sigterm_waits_as_the_first() -> None:
         nonlocal waited
         with signals_put_off() as told_to_stop:
             for _ in range(2):
-                signal.raise_signal(signal.SIGTERM)
+                signal.raise_signal(number)
             waited = told_to_stop()
 
-    with pytest.raises(KeyboardInterrupt):
-        save_while_they_come()
-    assert waited
-    with pytest.raises(KeyboardInterrupt):  # the handler is put back
-        signal.raise_signal(signal.SIGTERM)
+    with interrupting(number):
+        with pytest.raises(KeyboardInterrupt):
+            save_while_they_come()
+        assert waited
+        with pytest.raises(KeyboardInterrupt):  # the handler is put back
+            signal.raise_signal(number)
 
 
 def test_a_signal_that_is_ignored_does_not_end_a_run() -> None:
