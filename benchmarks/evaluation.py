@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.images import cifar10_folder
 from models.card import TUTORIAL_NET
 from models.checkpoint import load
 from models.pixels import decode
@@ -32,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.evaluation", description="In process, and over HTTP.")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each, for the median (default: %(default)s)")
     options = parser.parse_args(argv)
-    data = Path(os.environ.get("CIFAR_DATA", "data")).resolve()
+    data = cifar10_folder()
     files = sorted((data / "test").glob("*/*"))
     in_process_s, through_service_s = [], []
     with (

@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 from scipy.stats import mannwhitneyu
 
+from benchmarks.images import cifar10_folder
 from models.card import CONFIDENCE_BOUNDS, STRONG, TUTORIAL_NET, ModelCard
 from models.checkpoint import load
 from models.classifier import Classifier
@@ -40,11 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     shipped = [TUTORIAL_NET, STRONG]
     parser.add_argument("checkpoints", nargs="*", type=Path, default=shipped, help="default: those of the package")
     options = parser.parse_args(argv)
-    files = sorted(Path(os.environ.get("CIFAR_DATA", "data"), "test").glob("*/*"))
+    files = sorted((cifar10_folder() / "test").glob("*/*"))
     photos = sorted(Path(os.environ["PHOTOS"]).glob("*.jpg")) if "PHOTOS" in os.environ else []
-    if not files:
-        print("benchmarks.out_of_depth: no test images: set CIFAR_DATA to the folder with test/", file=sys.stderr)
-        return 1
     if "PHOTOS" in os.environ and not photos:
         print(f"benchmarks.out_of_depth: no *.jpg in PHOTOS={os.environ['PHOTOS']}", file=sys.stderr)
         return 1

@@ -18,6 +18,7 @@ from typing import TypeVar
 
 import torch
 
+from benchmarks.images import cifar10_folder
 from training.data import Data, load_folder
 from training.loop import Examples, train
 from training.preparation import make_classifier
@@ -33,12 +34,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--images", type=int, default=15_000, help="1x; then 2x and 4x as many (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each, for the median (default: %(default)s)")
     options = parser.parse_args(argv)
-    data = Path(os.environ.get("CIFAR_DATA", "data")).resolve()
+    data = cifar10_folder()
     files = sorted(data.glob("*/*/*.jpg"))
     counts = [options.images, 2 * options.images, 4 * options.images]
     if counts[-1] > len(files):
         wanted = f"{counts[-1]:,} images are needed, and {data} has {len(files):,}"
-        print(f"benchmarks.reading: {wanted}: set CIFAR_DATA, or lower --images", file=sys.stderr)
+        print(f"benchmarks.reading: {wanted}: lower --images", file=sys.stderr)
         return 1
     measure(files, _WARM_UP)  # imports what each of them needs
     rounds = [[measure(files, count) for count in counts] for _ in range(options.rounds)]

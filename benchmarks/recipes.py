@@ -7,17 +7,16 @@ airbench94 runs beside a recipe with its network, and on the CPU alone: its publ
 """
 
 import argparse
-import os
 import statistics
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
 from benchmarks import airbench94
+from benchmarks.images import cifar10_folder
 from models.card import ModelCard
 from models.classifier import Classifier
 from training.data import Data, load_folder, split_validation
@@ -42,8 +41,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--first", type=int, default=0, help="the first seed (%(default)s)")
     parser.add_argument("--device", default="cpu", help="where our recipes are trained (%(default)s)")
     options = parser.parse_args(argv)
+    if unknown := {name.split(":")[0] for name in options.names} - set(RECIPES):
+        parser.error(f"there is no recipe {', '.join(sorted(unknown))}: choose from {', '.join(RECIPES)}")
     device = choose_device(options.device)
-    data = load_folder(Path(os.environ.get("CIFAR_DATA", "data")), size=32)
+    data = load_folder(cifar10_folder(), size=32)
     runs: dict[str, Callable[[int], Result]] = {name: recipe_run(name, data, device) for name in options.names}
     if device.type == "cpu" and any("airbench" in recipe_of(name).architecture for name in options.names):
         runs["airbench94"] = lambda seed: run_airbench94(data, seed)

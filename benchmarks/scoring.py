@@ -19,6 +19,7 @@ from pathlib import Path
 import psutil
 
 from benchmarks.evaluation import classify_in_process
+from benchmarks.images import cifar10_folder
 from benchmarks.reading import link
 from models.card import TUTORIAL_NET
 from tests.integration.running import proportional_bytes
@@ -31,12 +32,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--images", type=int, default=10_000, help="1x; then 6x as many (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each, for the median (default: %(default)s)")
     options = parser.parse_args(argv)
-    data = Path(os.environ.get("CIFAR_DATA", "data")).resolve()
+    data = cifar10_folder()
     files = sorted(data.glob("*/*/*.jpg"))
     few, many = options.images, 6 * options.images
     if many > len(files):
         wanted = f"{many:,} images are needed, and {data} has {len(files):,}"
-        print(f"benchmarks.scoring: {wanted}: set CIFAR_DATA, or lower --images", file=sys.stderr)
+        print(f"benchmarks.scoring: {wanted}: lower --images", file=sys.stderr)
         return 1
     runs = [(count, workers) for count in (few, many) for workers in (1, 2)]
     measured: dict[tuple[int, int], list[tuple[float, float]]] = {run: [] for run in runs}

@@ -22,6 +22,7 @@ import torch
 from scipy.stats import ttest_ind
 
 from benchmarks import literal_tutorial
+from benchmarks.images import cifar10_folder
 from benchmarks.recipes import percent
 from models.card import TUTORIAL_NET
 from models.checkpoint import load
@@ -46,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
 
     started = time.perf_counter()
-    data = load_folder(Path(os.environ.get("CIFAR_DATA", "data")), size=32)
+    data = load_folder(cifar10_folder(), size=32)
     reading_s = time.perf_counter() - started
 
     literal, ours = [], []

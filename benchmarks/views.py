@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.images import cifar10_folder
 from models.card import STRONG
 from models.checkpoint import load
 from models.classifier import Classifier
@@ -32,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("checkpoint", nargs="?", type=Path, default=STRONG, help="default: strong, which ships")
     parser.add_argument("--batches", type=int, default=40, help="batches of 64 images for each setting (%(default)s)")
     options = parser.parse_args(argv)
-    data = load_folder(Path(os.environ.get("CIFAR_DATA", "data")), size=32)
+    data = load_folder(cifar10_folder(), size=32)
     classifiers = {below: averaging(options.checkpoint, below) for below in _BELOW}
     training = classifiers[0].card.training
     _, images = split_validation(data, float(training.recipe.get("validation", 0)) if training else 0)
