@@ -6,6 +6,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch reads it: test fil
 
 import hashlib
 import pickle
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +22,12 @@ Draw = Callable[..., Path]
 def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Decoded pictures go where pytest's other files go, those of the commands that tests start too."""
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def heeds_ctrl_c() -> None:
+    """In the background of a script SIGINT is ignored, and would be so in all that tests start."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

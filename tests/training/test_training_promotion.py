@@ -102,13 +102,9 @@ def test_ctrl_c_while_it_compares_loses_nothing(
         signal.raise_signal(signal.SIGINT)
         return evaluate(*arguments)
 
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with monkeypatch.context() as patch:
-            patch.setattr(promotion, "evaluate", evaluate_and_interrupt)
-            assert main([*RUN, "--if-better"]) == 130
-    finally:
-        signal.signal(signal.SIGINT, before)
+    with monkeypatch.context() as patch:
+        patch.setattr(promotion, "evaluate", evaluate_and_interrupt)
+        assert main([*RUN, "--if-better"]) == 130
     assert capsys.readouterr().err == "cifar-train: stopped; the same command with --resume goes on\n"
     assert served() == guessing
     assert main([*RUN, "--if-better", "--resume"]) == 0

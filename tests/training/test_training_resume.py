@@ -195,17 +195,9 @@ def test_a_stopped_run_leaves_everything_as_it_was() -> None:
     Path("out").mkdir()
     Path("out/net.pth").write_text("an older checkpoint")
     endless = ["--data", "shapes", "--output", "out/net.pth", "--epochs", "1000000", "--no-report"]
-    # Started in the background of a script, this test would hand an ignored SIGINT down.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "training", *endless],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-    finally:
-        signal.signal(signal.SIGINT, before)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "training", *endless], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     assert process.stdout is not None
     while not (line := process.stdout.readline()).startswith("[1,"):
         assert process.poll() is None

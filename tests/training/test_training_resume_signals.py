@@ -32,16 +32,13 @@ def interrupting(number: signal.Signals) -> Iterator[None]:
 
 @pytest.mark.usefixtures("sigterm_interrupts")
 def test_a_second_signal_does_not_wait_where_it_is_of_someone_impatient() -> None:
-    before, waited = signal.signal(signal.SIGINT, signal.default_int_handler), False
-    try:
-        with suppress(KeyboardInterrupt), signals_put_off() as told_to_stop:
+    waited = False
+    with suppress(KeyboardInterrupt), signals_put_off() as told_to_stop:
+        signal.raise_signal(signal.SIGINT)
+        waited = told_to_stop()
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
-            waited = told_to_stop()
-            signal.raise_signal(signal.SIGTERM)
-            with pytest.raises(KeyboardInterrupt):
-                signal.raise_signal(signal.SIGINT)
-    finally:
-        signal.signal(signal.SIGINT, before)
     assert waited
 
 
