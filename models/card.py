@@ -58,6 +58,7 @@ class Training(_Section):
     data_fingerprint: str
     images: int
     validation_images: int = Field(0, description="of the training images, kept back to set the temperature by")
+    validation_accuracy: Fraction | None = Field(None, description="of the finished network, on those images")
     started_from: str | None = Field(None, description="SHA-256 of the checkpoint whose weights were the first")
     seed: int
     seconds: float

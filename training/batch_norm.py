@@ -35,7 +35,7 @@ class CpuSyncBatchNorm(_BatchNorm):
         centred = x - mean.view(shape)
         variance = _Total.apply(centred.square().sum(others)) / count
         if self.track_running_stats:
-            self._track(mean.detach(), variance.detach() * count / (count - 1))
+            self._track(mean, variance * count / (count - 1))
         normalised = centred * (variance + self.eps).rsqrt().view(shape)
         if self.affine:
             normalised = normalised * self.weight.view(shape) + self.bias.view(shape)

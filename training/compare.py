@@ -1,7 +1,7 @@
 """`cifar-train --compare RUN RUN ...`: what the model cards of finished runs say, side by side."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,13 +31,12 @@ def compare(paths: Sequence[Path]) -> None:
     if len(paths) < 2:
         raise TrainingError(f"--compare {paths[0]}: one run alone cannot be compared; name two or more")
     runs = [_read(path) for path in paths]
-    same_data = len({run.training.data_fingerprint for run in runs}) == 1
     console = Console(highlight=False)
-    console.print(_table(runs, mark_best=same_data))
-    if not same_data:
+    console.print(_table(runs))
+    if len({run.training.data_fingerprint for run in runs}) > 1:
         console.print("The runs used different data, so these accuracies do not show which run is better.")
         return
-    console.print("* the best")
+    console.print("Choose by the validation accuracy: chosen by its test accuracy, a run looks better than it is.")
     for run in runs[1:]:
         console.print(Text(_difference(run, runs[0])))
 
@@ -55,7 +54,7 @@ def _read(path: Path) -> _Run:
     return _Run(str(path), card, card.training, card.scores)
 
 
-def _table(runs: Sequence[_Run], mark_best: bool) -> Table:
+def _table(runs: Sequence[_Run]) -> Table:
     table = Table("", box=None, pad_edge=False, header_style="bold")
     for run in runs:
         table.add_column(Text(run.name), overflow="fold")
@@ -63,11 +62,8 @@ def _table(runs: Sequence[_Run], mark_best: bool) -> Table:
     def add(label: str, cells: Iterable[object]) -> None:
         table.add_row(Text(label), *(Text(str(cell)) for cell in cells))
 
-    def add_percent(label: str, values: Sequence[float | None], choose: Callable[[Iterable[float]], float]) -> None:
-        known = {value for value in values if value is not None}
-        best = choose(known) if mark_best and len(known) > 1 else None
-        cells = (_UNKNOWN if value is None else f"{100 * value:5.1f} %{' *' * (value == best)}" for value in values)
-        table.add_row(Text(label), *cells)
+    def add_percent(label: str, values: Iterable[float | None]) -> None:
+        add(label, (_UNKNOWN if value is None else f"{100 * value:5.1f} %" for value in values))
 
     add("recipe", (run.training.recipe.get("name", _UNKNOWN) for run in runs))
     for field in dict.fromkeys(field for run in runs for field in run.training.recipe):
@@ -80,13 +76,14 @@ def _table(runs: Sequence[_Run], mark_best: bool) -> Table:
     add("seconds", (run.training.seconds for run in runs))
     add("images/s", map(_images_per_second, runs))
     add("temperature", (f"{run.card.temperature:.2f}" for run in runs))
-    add_percent("calibration error", [run.scores.calibration_error for run in runs], min)
-    add_percent("accuracy", [run.scores.accuracy for run in runs], max)
+    add_percent("validation accuracy", (run.training.validation_accuracy for run in runs))
+    add_percent("calibration error", (run.scores.calibration_error for run in runs))
+    add_percent("accuracy", (run.scores.accuracy for run in runs))
     add("95 % interval", (" to ".join(f"{100 * end:.1f}" for end in run.scores.interval) + " %" for run in runs))
-    add_percent("balanced accuracy", [run.scores.balanced_accuracy for run in runs], max)
+    add_percent("balanced accuracy", (run.scores.balanced_accuracy for run in runs))
     add("test images", (run.scores.n for run in runs))
     for name in dict.fromkeys(name for run in runs for name in run.scores.per_class):
-        add_percent(f"  {name}", [run.scores.per_class.get(name) for run in runs], max)
+        add_percent(f"  {name}", (run.scores.per_class.get(name) for run in runs))
     return table
 
 
@@ -98,12 +95,14 @@ def _images_per_second(run: _Run) -> str:
 
 
 def _difference(run: _Run, first: _Run) -> str:
-    """By the z-test of two proportions, which needs no more than the cards; the same images make it cautious."""
+    """By the z-test of two proportions, which needs no more than the cards; on the same images it misses differences
+    that a test of image by image finds."""
     (a, n), (b, m) = ((scores.accuracy, scores.n) for scores in (run.scores, first.scores))
     pooled = (a * n + b * m) / (n + m)
     deviation = math.sqrt(pooled * (1 - pooled) * (1 / n + 1 / m))
     p = math.erfc(abs(a - b) / deviation / math.sqrt(2)) if deviation else 1.0
-    verdict = f"{'more' if p < _SIGNIFICANCE_LEVEL else 'no more'} than the choice of {n:,} test images explains"
+    more = f"more than the choice of {n:,} test images explains"
+    verdict = more if p < _SIGNIFICANCE_LEVEL else f"{n:,} test images are too few to tell"
     shown = "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
     points = f"{100 * (a - b):+.1f} points against {first.name}"
     return f"{run.name} scores {points}: {verdict} ({shown}); another seed alone may change it too"

@@ -88,9 +88,10 @@ def takes_channels_last(classifier: Classifier) -> bool:
 
     No copy runs: before one look without gradients, a network with torch's older `weight_norm` cannot be copied.
     """
-    net, size = classifier.net.eval().to(memory_format=torch.channels_last), classifier.card.input_size
+    net, size = classifier.net.eval(), classifier.card.input_size
     blank = torch.zeros(1, size, size, 3, dtype=torch.uint8, device=classifier.mean.device)
     try:
+        net.to(memory_format=torch.channels_last)  # fails where a weight has five dimensions
         net(classifier.normalise(blank))
     except RuntimeError:
         return False

@@ -97,7 +97,7 @@ class Trainer:
         window_images = window_images * 32**2 // classifier.card.input_size**2
         self._window_images = max(1, window_images // recipe.batch_size) * recipe.batch_size
         self._losses: list[float] = []  # of this epoch's batches
-        self._classifier, self._recipe, self._execution = classifier, recipe, execution
+        self._classifier, self._recipe, self._seed, self._execution = classifier, recipe, seed, execution
         self._examples = examples._replace(pixels=_on_device_if_it_fits(examples.pixels, classifier.mean.device))
         # On the CPU, so that the order of the images is the same on every device (but not their augmentation, which is
         # drawn window by window, and windows differ in size).
@@ -113,7 +113,6 @@ class Trainer:
             "net": self._classifier.net.state_dict(),
             "updates": self._update.state(),
             "draws": self._generator.get_state(),
-            "torch_draws": torch.get_rng_state(),  # a network's own, such as for dropout
             "order": self._order,
             "execution": tuple(self._execution),  # another number of threads adds up in another order
             "device": self._classifier.mean.device.type,
@@ -127,7 +126,6 @@ class Trainer:
             self._classifier.net.load_state_dict(state["net"])
             self._update.restore(state["updates"])
             self._generator.set_state(state["draws"])
-            torch.set_rng_state(state["torch_draws"])
             self._order = torch.as_tensor(state["order"])
             self.epoch, self.images_done, self.seconds, self._losses = state["place"]
             self.history = [Epoch(*epoch) for epoch in state["history"]]
@@ -149,6 +147,8 @@ class Trainer:
         started, seconds = time.perf_counter(), self.seconds
         for start in range(self.images_done, len(self._order), self._window_images):
             window = self._order[start : start + self._window_images]
+            # What the network draws itself, such as for dropout: the same after a stop, and another in each process.
+            torch.manual_seed(hash((self._seed, self.epoch, start, distributed.rank())))
             losses = self._train_on(window)
             self.images_done += len(window)
             self.seconds = seconds + time.perf_counter() - started

@@ -170,11 +170,16 @@ def weights_to_start_from(recipe: Recipe) -> Classifier | None:
 
 def tell_of_known_images(start: Classifier | None, data: Data, validation: torch.Tensor) -> None:
     """Where the weights to start from were trained on images to validate or to test with, or may have been."""
-    before = start.card.training if start else None
-    too_well = "they score too well, and confidence comes out too high"
-    if before and before.data_fingerprint != data.fingerprint:
+    if not start:
+        return
+    before, too_well = start.card.training, "they score too well, and confidence comes out too high"
+    if not before:
+        say(
+            f"Nothing says what the weights to start from were trained on: if on images that are scored too, {too_well}"
+        )
+    elif before.data_fingerprint != data.fingerprint:
         say(f"The weights to start from were trained on {before.data}: where its images are scored too, {too_well}")
-    elif before and before.validation_images < len(validation):
+    elif before.validation_images < len(validation):
         seen = len(validation) - before.validation_images
         say(f"The weights to start from were trained on {seen} of the {len(validation)} validation images: {too_well}")
 

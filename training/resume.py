@@ -6,6 +6,7 @@ import signal
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -41,9 +42,8 @@ class SavedRun:
 
     def _put_aside(self, why: str) -> None:
         """Whoever forgot `--resume`, or took other pictures by mistake, loses nothing."""
-        aside = Path(f"{self.path}.old")
-        while aside.exists():
-            aside = Path(f"{aside}.old")
+        names = (Path(f"{self.path}.{number}") for number in count(1))
+        aside = next(name for name in names if not name.exists())
         self.path.replace(aside)
         distributed.say(
             f"{self.path} {why}, and is now {aside}: this run begins anew. To go on with that one, stop this one, move "

@@ -73,9 +73,10 @@ def run(recipe: Recipe, options: Options) -> None:
     identity = {name: value for name, value in asdict(asked).items() if name != "summary"} | origin
     epochs = train_and_tell(classifier, examples, recipe, options, identity, report)
 
-    calibrate(classifier, data, validation)
+    validated = calibrate(classifier, data, validation)
     logits, scores = score_test_images(classifier, data)
     training = describe(recipe, origin, options.command, data.name, examples, epochs[-1].seconds, device)
+    training = training.model_copy(update={"validation_accuracy": validated})
     card = classifier.card.model_copy(update={"training": training, "scores": scores})
     if distributed.leave():
         card = write_checkpoint(options.output, classifier, card, data)
@@ -176,10 +177,13 @@ def print_epoch(epoch: Epoch) -> None:
         say(f"Epoch {epoch.number}: {100 * epoch.accuracy:.1f} % of the validation images, {epoch.seconds:.0f} s")
 
 
-def calibrate(classifier: Classifier, data: Data, images: torch.Tensor) -> None:
-    """Gives the classifier's card temperature and threshold by these images, if any, which it was not trained on."""
+def calibrate(classifier: Classifier, data: Data, images: torch.Tensor) -> float | None:
+    """Gives the classifier's card temperature and threshold by these images, if any, which it was not trained on.
+
+    Returns the accuracy on them.
+    """
     if not len(images):
-        return
+        return None
     labels = data.labels[images]
     for _ in range(2 if classifier.card.tta_below else 1):  # which answers are averaged depends on the temperature
         logits = logits_of(classifier, data.pixels, images)
@@ -189,6 +193,7 @@ def calibrate(classifier: Classifier, data: Data, images: torch.Tensor) -> None:
     marked = f"; uncertain below {100 * uncertain_below:.1f} % confidence" if uncertain_below is not None else ""
     say(f"Accuracy on the {len(labels)} validation images: {100 * right:.1f} %; temperature {temperature:.2f}{marked}")
     classifier.card = classifier.card.model_copy(update={"uncertain_below": uncertain_below})
+    return right
 
 
 def score_test_images(classifier: Classifier, data: Data) -> tuple[torch.Tensor, Scores]:

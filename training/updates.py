@@ -120,11 +120,12 @@ def make_optimizers(net: nn.Module, recipe: Recipe) -> list[torch.optim.Optimize
         {"params": [parameter for parameter in net.parameters() if parameter not in apart]},
     ]
     nesterov = recipe.nesterov and recipe.momentum > 0  # torch refuses it without momentum
-    # One fused kernel; with a scaler torch's default, since the fused one leaves momentum unset in a step it skips.
-    fused = True if recipe.precision != "float16" else None
     if recipe.optimizer == "adam":
-        return [uncompiled(torch.optim.Adam)(groups, rate, weight_decay=decay, fused=fused)]
-    sgd = uncompiled(torch.optim.SGD)(groups, rate, recipe.momentum, weight_decay=decay, nesterov=nesterov, fused=fused)
+        return [uncompiled(torch.optim.Adam)(groups, rate, weight_decay=decay, fused=True)]
+    sgd = uncompiled(torch.optim.SGD)(groups, rate, recipe.momentum, weight_decay=decay, nesterov=nesterov, fused=True)
+    if recipe.momentum:  # of all weights from the start: the fused kernel fails where some have no gradient at first
+        for weight in (weight for group in sgd.param_groups for weight in group["params"]):
+            sgd.state[weight]["momentum_buffer"] = torch.zeros_like(weight)
     if not by_muon:
         return [sgd]
     muon = uncompiled(Muon)(by_muon, recipe.muon_learning_rate, recipe.muon_weight_decay)

@@ -17,6 +17,7 @@ def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 def write_card(file: str, accuracy: float, fingerprint: str = "f10d4c9e536a564f", **recipe: str | float) -> None:
     n = 10_000
     training = Training(
+        validation_accuracy=accuracy + 0.01,
         command="cifar-train",
         recipe={"name": "tutorial", "epochs": 2, "batch_size": 4, **recipe},
         data="cifar10-jpeg",
@@ -55,9 +56,11 @@ def test_comparing_shows_which_fields_differ_and_which_run_is_better(capsys: pyt
     assert shown["epochs"] == ["2", "70"]
     assert "batch_size" not in shown
     assert shown["images/s"] == ["3,390", "118,644"]
-    assert shown["accuracy"] == ["53.2", "%", "73.1", "%", "*"]
-    assert shown["balanced"] == ["accuracy", "51.6", "%", "61.6", "%", "*"]
-    assert shown["calibration"] == ["error", "5.3", "%", "*", "7.3", "%"]
+    assert shown["validation"] == ["accuracy", "54.2", "%", "74.1", "%"]
+    assert shown["accuracy"] == ["53.2", "%", "73.1", "%"]
+    assert shown["balanced"] == ["accuracy", "51.6", "%", "61.6", "%"]
+    assert shown["calibration"] == ["error", "5.3", "%", "7.3", "%"]
+    assert shown["Choose"][:4] == ["by", "the", "validation", "accuracy:"]
     assert shown["[bold]cat"] == ["50.0", "%", "50.0", "%"]
     assert " ".join(shown["second.run"]).startswith("scores +20.0 points against first.pth: more than the choice of")
 
@@ -71,12 +74,13 @@ def test_runs_are_found_by_their_page_and_by_a_shipped_name_and_a_field_that_a_c
     assert compared(capsys, "strong", "tutorial")["recipe"] == ["strong", "tutorial"]
 
 
-def test_a_small_difference_is_called_chance(capsys: pytest.CaptureFixture[str]) -> None:
+def test_of_a_small_difference_nothing_is_said_to_follow(capsys: pytest.CaptureFixture[str]) -> None:
     write_card("first", 0.5316)
     write_card("second", 0.5250)
     shown = compared(capsys, "first.json", "second.pth")
-    assert " ".join(shown["second.pth"]) == "scores -0.7 points against first.json: no more than the choice of"
-    assert " ".join(shown["10,000"]).startswith("test images explains (p = 0.350); "), "as R's prop.test, uncorrected"
+    said = "scores -0.7 points against first.json: 10,000 test images are too few"
+    assert " ".join(shown["second.pth"]) == said
+    assert " ".join(shown["to"]).startswith("tell (p = 0.350); "), "as R's prop.test, uncorrected"
 
 
 def test_accuracies_on_other_data_are_not_set_against_each_other(capsys: pytest.CaptureFixture[str]) -> None:

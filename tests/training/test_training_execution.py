@@ -22,8 +22,19 @@ EXAMPLES = Examples(PIXELS, torch.arange(64) % 10, torch.arange(64))
 RECIPE = replace(NET_BEST, epochs=1, batch_size=32, precision="float32")
 
 
+class Deep(Net):
+    """With a weight of five dimensions, which has no channels to be last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.ones(1, 1, 1, 1, 1))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.factor.flatten() * super().forward(images)
+
+
 @pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated:FutureWarning")
-@pytest.mark.parametrize("net", [Viewing, Normed])
+@pytest.mark.parametrize("net", [Viewing, Normed, Deep])
 def test_a_network_that_flattens_by_view_or_has_norms_apart_is_trained(net: type[Net]) -> None:
     classifier = Classifier(net(), ModelCard())
     before = classifier.net.fc3.weight.clone()  # type: ignore[union-attr,operator]

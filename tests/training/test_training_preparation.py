@@ -134,6 +134,10 @@ def test_a_run_says_if_its_weights_were_trained_on_images_that_it_scores_with(
     again[2] = "forms"
     assert main([*again, "--no-report"]) == 0
     assert "were trained on shapes: where its images are scored too, they score too well" in capsys.readouterr().out
+    torch.save(Net().state_dict(), "cifar_net.pth")  # as the tutorial does, without a card
+    Path("cifar_net.json").unlink()
+    assert main([*again, "--no-report"]) == 0
+    assert "Nothing says what the weights to start from were trained on: if on images" in capsys.readouterr().out
 
 
 def test_each_shipped_checkpoint_is_of_the_network_of_the_recipe_of_its_name() -> None:

@@ -90,14 +90,14 @@ def test_whoever_forgets_to_say_resume_loses_nothing(capsys: pytest.CaptureFixtu
     stopped = Path("SIGTERM.resume").read_bytes()
     assert main([*RUN, "--output", "SIGTERM.pth"]) == 0
     assert (
-        "SIGTERM.resume held a stopped run, and is now SIGTERM.resume.old: this run begins anew. To go on"
+        "SIGTERM.resume held a stopped run, and is now SIGTERM.resume.1: this run begins anew. To go on"
         in capsys.readouterr().out
     )
-    assert Path("SIGTERM.resume.old").read_bytes() == stopped
+    assert Path("SIGTERM.resume.1").read_bytes() == stopped
     Path("SIGTERM.resume").write_bytes(b"of another")
     assert main([*RUN, "--output", "SIGTERM.pth"]) == 0
-    assert Path("SIGTERM.resume.old").read_bytes() == stopped
-    assert Path("SIGTERM.resume.old.old").read_bytes() == b"of another"
+    assert Path("SIGTERM.resume.1").read_bytes() == stopped
+    assert Path("SIGTERM.resume.2").read_bytes() == b"of another"
 
 
 def test_one_command_begins_a_run_and_goes_on_with_it(capsys: pytest.CaptureFixture[str]) -> None:
@@ -123,8 +123,8 @@ def test_a_job_that_is_tried_again_when_pictures_have_changed_begins_anew(capsys
     stopped = Path("SIGTERM.resume").read_bytes()
     draw_shape("circle", 60).save("shapes/circle/60.png")
     assert main([*RUN, "--output", "SIGTERM.pth", "--resume"]) == 0
-    assert "is of other or changed pictures, and is now SIGTERM.resume.old: this run begins" in capsys.readouterr().out
-    assert Path("SIGTERM.resume.old").read_bytes() == stopped
+    assert "is of other or changed pictures, and is now SIGTERM.resume.1: this run begins" in capsys.readouterr().out
+    assert Path("SIGTERM.resume.1").read_bytes() == stopped
 
 
 def test_a_disk_that_is_full_ends_the_run_and_leaves_what_was_saved_before(capsys: pytest.CaptureFixture[str]) -> None:
@@ -156,12 +156,13 @@ def stop_after(epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("training.run.print_epoch", print_and_stop)
 
 
+@pytest.mark.parametrize(("dropout", "window"), [(0.5, 16), (0, 32)])  # of 32 as on another device
 def test_in_the_middle_of_an_epoch_it_goes_on_with_what_a_network_draws_itself_too(
-    monkeypatch: pytest.MonkeyPatch,
+    dropout: float, window: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def begin() -> Trainer:
         torch.manual_seed(0)
-        net = nn.Sequential(nn.Flatten(), nn.Linear(3072, 8), nn.Dropout(), nn.Linear(8, 10))
+        net = nn.Sequential(nn.Flatten(), nn.Linear(3072, 8), nn.Dropout(dropout), nn.Linear(8, 10))
         examples = Examples(pixels, torch.arange(64) % 10, torch.arange(64))
         execution = Execution(threads=1, onednn=True, channels_last=False)
         return Trainer(Classifier(net, ModelCard()).train(), examples, TUTORIAL, 0, execution)
@@ -178,7 +179,7 @@ def test_in_the_middle_of_an_epoch_it_goes_on_with_what_a_network_draws_itself_t
     next(windows)
     state = copy.deepcopy(never.state())
     both = to_its_end(windows, never)
-    monkeypatch.setattr("training.loop._WINDOW_IMAGES", 32)  # as on another device
+    monkeypatch.setattr("training.loop._WINDOW_IMAGES", window)
     resumed = begin()
     resumed.restore(state)
     assert to_its_end(resumed.rest_of_epoch(lambda *_: None), resumed) == both

@@ -83,6 +83,34 @@ def test_updates_go_on_alike_where_the_weights_lie_otherwise_in_memory(optimizer
         torch.testing.assert_close(mine, theirs)
 
 
+class Skipping(nn.Module):
+    """Leaves a layer out of the first look, as networks with stochastic depth do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.last, self.looks = nn.Linear(3072, 3072), nn.Linear(3072, 10), 0
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        self.looks += 1
+        flat = inputs.flatten(1)
+        result: torch.Tensor = self.last(flat if self.looks == 1 else self.layer(flat))
+        return result
+
+
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_a_weight_may_have_its_first_gradient_later_than_others(nesterov: bool) -> None:
+    classifier, alike = (Classifier(Skipping(), ModelCard()) for _ in range(2))
+    alike.load_state_dict(classifier.state_dict())
+    recipe = replace(TUTORIAL, learning_rate=0.01, nesterov=nesterov)
+    Updates(classifier, recipe, 3, torch.arange(8))([BATCH] * 3)
+    plain = torch.optim.SGD(alike.net.parameters(), 0.01, momentum=0.9, nesterov=nesterov)
+    for _ in range(3):
+        plain.zero_grad()
+        nn.functional.cross_entropy(alike.net(BATCH[0]), BATCH[1]).backward()  # type: ignore[no-untyped-call]
+        plain.step()
+    torch.testing.assert_close(classifier.state_dict(), alike.state_dict())
+
+
 def test_muon_is_for_the_weights_of_layers_and_sgd_for_all_else() -> None:
     net = build("airbench", num_classes=10)
     sgd, muon = make_optimizers(net, FAST)
