@@ -117,10 +117,11 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB" and not image.has_transparency_data:
         return image
     if image.mode[0] in "IF":  # grey of 16 bits, of 32, or in fractions: Pillow's own conversion clips it at 255
-        grey = np.asarray(image).astype(np.float32)
+        grey = np.nan_to_num(np.asarray(image).astype(np.float32))
         wide = image.mode.startswith("I;16") or grey.max() > 255
         scale = 255 if image.mode == "F" and grey.max() <= 1 else 1 / 256 if wide else 1
-        image = Image.fromarray(np.clip(grey * scale, 0, 255).astype(np.uint8))
+        clear = grey == image.info.get("transparency", -1)  # a PNG's: the shade that is
+        image = Image.fromarray(np.where(clear, 255, np.clip(grey * scale, 0, 255)).astype(np.uint8))
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")

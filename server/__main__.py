@@ -104,6 +104,8 @@ def _cannot_start(settings: "Settings") -> str | None:
         return f"{missing}: train one with cifar-train, or name another with --checkpoint"
     if not settings.model_name.isprintable():  # answers carry it, as UTF-8
         return f"{str(checkpoint)!a} has characters in its name that no answer can show: rename it"
+    if settings.forward == "onnxruntime" and (settings.device in ("cuda", "mps") or settings.gpus_per_worker):
+        return "--forward onnxruntime runs on the CPU: choose --forward eager for a GPU, or ask for none"
     return _cannot_deploy(settings) if settings.engine == "ray" else _cannot_listen(settings)
 
 

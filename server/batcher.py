@@ -26,6 +26,7 @@ class _Waiting:
     images: Sequence[Pixels]  # each uint8 [H, W, 3]
     answer: asyncio.Future[Predictions]
     since: float = field(default_factory=time.perf_counter)
+    taken: bool = False  # into a batch
 
 
 class Batcher:
@@ -58,7 +59,13 @@ class Batcher:
         self._waiting.append(item)
         self._waiting_images += len(images)
         self._schedule_dispatch()
-        return await item.answer
+        try:
+            return await item.answer
+        except asyncio.CancelledError:
+            if not item.taken:  # it makes room, and its pixels go, before a slot is free to take it
+                self._waiting_images -= len(item.images)
+                item.images = ()
+            raise
 
     def _schedule_dispatch(self) -> None:
         # Not at once but after this pass of the event loop: requests that arrived together then leave together.
@@ -78,6 +85,7 @@ class Batcher:
         room = self.max_batch_size
         while self._waiting and len(self._waiting[0].images) <= room:
             item = self._waiting.popleft()
+            item.taken = True
             self._waiting_images -= len(item.images)
             if not item.answer.cancelled():
                 batch.append(item)

@@ -67,6 +67,7 @@ class WorkerEngine:
         self._sockets = sockets
         self._workers: list[_Worker] = []  # connected, and have said what they serve
         self._any_worker = asyncio.Event()
+        self._one_reload = asyncio.Lock()  # each takes a worker long, and goes on there when its client has left
         self.card: ModelCard | None = None
 
     @property
@@ -103,14 +104,15 @@ class WorkerEngine:
 
         Raises CheckpointRefused if it cannot be served: the previous one stays in use.
         """
-        for _ in range(_RELOAD_ATTEMPTS):
-            await self.wait_until_ready()
-            try:
-                cards = await asyncio.gather(*(self._reload(worker.socket) for worker in self._workers))
-                return cards[0]
-            except (ConnectionError, FileNotFoundError, asyncio.IncompleteReadError):
-                # A worker ended, and its replacement may serve the previous checkpoint: it is asked too.
-                await asyncio.sleep(_RECONNECT_S)
+        async with self._one_reload:
+            for _ in range(_RELOAD_ATTEMPTS):
+                await self.wait_until_ready()
+                try:
+                    cards = await asyncio.gather(*(self._reload(worker.socket) for worker in self._workers))
+                    return cards[0]
+                except (ConnectionError, FileNotFoundError, asyncio.IncompleteReadError):
+                    # A worker ended, and its replacement may serve the previous checkpoint: it is asked too.
+                    await asyncio.sleep(_RECONNECT_S)
         raise CheckpointRefused(f"{_RELOAD_ATTEMPTS} times in a row a worker ended before it had loaded the checkpoint")
 
     async def _reload(self, socket: Path) -> ModelCard:
@@ -184,13 +186,13 @@ class _Worker:
         return answer
 
     def take_answer(self, message: bytes) -> None:
-        answer = self.unanswered.popleft()
-        if answer.cancelled():
-            return
-        if message[0] == Kind.FAILURE:
-            answer.set_exception(InferenceFailed(message[1:].decode()))
-        else:
-            answer.set_result(Predictions(unpack_predictions(message), self.model_card))
+        answer = self.unanswered[0]
+        if not answer.cancelled():
+            if message[0] == Kind.FAILURE:
+                answer.set_exception(InferenceFailed(message[1:].decode()))
+            else:
+                answer.set_result(Predictions(unpack_predictions(message), self.model_card))
+        self.unanswered.popleft()  # last: one whose message cannot be read is left to `close`
 
     def close(self) -> None:
         self._writer.close()

@@ -138,15 +138,16 @@ class LiveModel:
     def _crash_guard(self) -> Iterator[None]:
         """Refuses a checkpoint that has killed the workers that tried it, by its memory say, which they cannot catch.
 
-        Each that enters the block notes these files, its process id, and how many workers ended in it before. Raises
-        CheckpointError if there were two: one may have been killed for another reason.
+        Each that enters the block leaves a note of these files, which it takes back at the end. Raises CheckpointError
+        if two that left one are no more: a single one may have been killed for another reason.
         """
-        note, files = self._last_good.with_suffix(".trying"), repr(self._files)
-        killed = _killed_by(files, note)
-        if killed > 1:
+        files, notes = repr(self._files), self._last_good.parent
+        killed = [note for note in notes.glob("*.trying") if _was_killed(note, files)]
+        if len(killed) > 1:
             raise CheckpointError("two workers that tried it were killed, perhaps for lack of memory: replace it")
+        note = notes / f"{os.getpid()}.trying"
         with contextlib.suppress(OSError):
-            note.write_text(f"{os.getpid()} {killed} {files}")
+            note.write_text(files)
         try:
             yield
         finally:
@@ -163,7 +164,7 @@ class LiveModel:
                 with contextlib.suppress(OSError):
                     path.unlink()
 
-    def _try(self, classifier: Classifier) -> "_Serving":
+    def _try(self, classifier: Classifier) -> _Serving:
         return _Serving(make_forward(classifier, self._device, self._settings.forward, self._threads), classifier.card)
 
     def _stat_files(self) -> _Files:
@@ -178,18 +179,16 @@ class LiveModel:
         return stats
 
 
-def _killed_by(files: str, note: Path) -> int:
-    """How many workers were killed while they tried these files."""
+def _was_killed(note: Path, files: str) -> bool:
+    """Whether the worker of this note was killed while it tried these files."""
     try:
-        worker, before, noted = note.read_text().split(" ", 2)
-        if noted != files:
-            return 0
-        os.kill(int(worker), 0)  # raises if it has ended
+        if note.read_text() == files:  # else of other files, or a full disk kept nothing of it
+            os.kill(int(note.stem), 0)
     except ProcessLookupError:
-        return int(before) + 1
-    except (OSError, ValueError):  # there is no note, or its writer was cut short
-        return 0
-    return int(before)
+        return True
+    except OSError:  # taken back meanwhile; or the process id is another user's now
+        pass
+    return False
 
 
 def _usable(device: str) -> torch.device:

@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import os
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,8 @@ def _add_samples(router: APIRouter, folder: Path) -> None:
 
 def find_samples(folder: Path) -> list[str]:
     """At most 20 pictures in and below the folder, spread evenly over all of them: paths relative to it, sorted."""
-    pictures = sorted(path for path in folder.rglob("*") if path.suffix.lower() in _SHOWN_BY_BROWSERS)
+    files = (path for path in folder.rglob("*") if path.suffix.lower() in _SHOWN_BY_BROWSERS)
+    pictures = sorted(path for path in files if path.is_file() and os.access(path, os.R_OK))
     names = [path.relative_to(folder).as_posix() for path in pictures]
     names = [name for name in names if name == name.encode(errors="ignore").decode()]  # others cannot stand in JSON
     step = -(-len(names) // _MOST_SAMPLES) or 1

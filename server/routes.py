@@ -11,7 +11,7 @@ from starlette.responses import PlainTextResponse, Response
 
 from models.card import ModelCard
 from models.pixels import ImageError
-from server.errors import image_refused
+from server.errors import PayloadTooLarge, image_refused
 from server.exposition import render
 from server.metrics import RECORDER
 from server.page import add_page_routes
@@ -23,6 +23,7 @@ from server.v2_routes import add_v2_routes
 from server.wire import Probabilities
 
 _V1_MODEL = "/v1/models/{name}"
+_MOST_LABELS = 100_000  # in an answer: while it is written, for 0.2 s, nobody else is answered
 
 
 def add_routes(router: APIRouter, service: Service) -> None:
@@ -42,6 +43,12 @@ def _add_predict(router: APIRouter, service: Service) -> None:
 
         async def classify(asked: PredictRequest) -> dict[str, Any]:
             state["images"] = len(asked.images)
+            if len(asked.images) * min(asked.top_k, len(service.card.classes)) > _MOST_LABELS:
+                raise PayloadTooLarge(
+                    f"{len(asked.images)} images with top_k={asked.top_k} are too much for one answer: "
+                    "split the request, or lower top_k",
+                    "too_many_images",
+                )
             classified = await service.classify([image for image in asked.images if isinstance(image, bytes)])
             state["batch_size"] = classified.batch_size
             return _answer(asked, classified, service.model_info(classified.card))

@@ -82,8 +82,13 @@ class Service:
         if len(images) <= step:  # most requests: no tasks, nothing to put together
             return await self._classify_batch(images)
         while True:
-            batches = [images[start : start + step] for start in range(0, len(images), step)]
-            parts = await asyncio.gather(*map(self._classify_batch, batches))
+            batches = (images[start : start + step] for start in range(0, len(images), step))
+            tasks = [asyncio.ensure_future(self._classify_batch(batch)) for batch in batches]
+            try:
+                parts = await asyncio.gather(*tasks)
+            finally:
+                for task in tasks:  # the others, where one has failed
+                    task.cancel()
             if len({part.card.version for part in parts}) == 1:  # else the model changed: no answer mixes two
                 return Classified(
                     [image for part in parts for image in part.images],

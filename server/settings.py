@@ -101,6 +101,8 @@ class Settings(BaseSettings):
 
     def accelerator(self) -> Literal["cpu", "cuda", "mps"]:
         """`cpu`, `cuda` or `mps`, found without importing torch, which only the workers do."""
+        if self.forward == "onnxruntime":
+            return "cpu"
         if self.device != "auto":
             return self.device
         if nvidia_gpus() > 0:

@@ -88,6 +88,17 @@ def test_sixteen_bit_grey_is_scaled_not_clipped() -> None:
     assert_about(decode(encode(dark), 32), (0, 0, 0), tolerance=1)
 
 
+def test_what_is_no_number_is_black_and_spoils_nothing_else() -> None:
+    grey = np.full((40, 40), 0.5, np.float32)
+    grey[0, 0] = np.nan
+    assert_about(decode(encode(Image.fromarray(grey), "TIFF"), 32)[2:], (127, 127, 127), tolerance=1)
+
+
+def test_sixteen_bit_grey_that_is_transparent_lies_over_white() -> None:
+    clear = Image.fromarray(np.full((40, 40), 16384, np.uint16))
+    assert_about(decode(encode(clear, transparency=16384), 32), (255, 255, 255))
+
+
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
 def test_transparency_lies_over_white(mode: str) -> None:
     clear = Image.new("RGBA", (40, 40), (0, 0, 0, 0))

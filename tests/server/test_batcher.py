@@ -86,12 +86,16 @@ def test_a_lone_request_leaves_at_once_and_later_ones_gather_behind_it() -> None
 def test_a_request_that_gave_up_while_waiting_is_dropped() -> None:
     async def scenario() -> None:
         engine = InProcessEngine()
-        batcher = Batcher(engine, max_batch_size=4, max_waiting_images=100)
+        batcher = Batcher(engine, max_batch_size=4, max_waiting_images=3)
         first = asyncio.create_task(batcher.infer(images(1)))
         await settle()
         gone, kept = (asyncio.create_task(batcher.infer(images(count))) for count in (2, 1))
         await settle()
+        with pytest.raises(QueueFull):
+            batcher.check_room()
         gone.cancel()
+        await settle()
+        batcher.check_room()  # at once, though no batch can be sent yet
         engine.released.set()
         await asyncio.gather(first, kept)
         assert engine.batch_sizes == [1, 1]

@@ -109,25 +109,28 @@ def test_a_checkpoint_is_loaded_by_the_worker_that_takes_the_place_of_one_that_d
     ask_workers(scenario, [tmp_path / "worker-0.sock"], serve)
 
 
-def test_while_a_worker_loads_a_checkpoint_it_is_sent_batches(tmp_path: Path) -> None:
-    batch, loaded = np.zeros((1, 4, 4, 3), np.uint8), asyncio.Event()
+def test_while_a_worker_loads_a_checkpoint_it_is_sent_batches_and_not_asked_to_load_again(tmp_path: Path) -> None:
+    batch, loaded, asked = np.zeros((1, 4, 4, 3), np.uint8), asyncio.Event(), 0
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
         writer.write(framed(card_message(ModelCard())))
         while message := await reader.read(len(framed(pack_batch(batch)))):
             if message == framed(RELOAD):
+                asked += 1
                 await loaded.wait()
                 writer.write(framed(bytes([Kind.RELOADED])))
             else:
                 writer.write(framed(pack_predictions(np.ones((1, 1), np.float32))))
 
     async def scenario(engine: WorkerEngine) -> None:
-        reloading = asyncio.create_task(engine.reload())
+        reloading = [asyncio.create_task(engine.reload()) for _ in range(2)]
         for _ in range(3):
             await engine.infer(batch)
-        assert not reloading.done()
+        assert not reloading[0].done()
+        assert asked == 1
         loaded.set()
-        assert await reloading == ModelCard()
+        assert await asyncio.gather(*reloading) == [ModelCard()] * 2
 
     ask_workers(scenario, [tmp_path / "worker-0.sock"], serve)
 

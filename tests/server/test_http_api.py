@@ -1,9 +1,11 @@
 """The refusals on docs/http-api.md that no command there provokes are the service's own."""
 
 import asyncio
+import base64
 import contextlib
 import json
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -68,6 +70,33 @@ async def ask_one(method: str, path: str) -> httpx.Response:
     app = build_app(Settings(deadline_s=DEADLINE_S), NeverDone(), lambda app: contextlib.nullcontext())
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service") as client:
         return await client.request(method, path)
+
+
+class OfManyClasses(NeverDone):
+    card = ModelCard(classes=tuple(map(str, range(2000))))
+
+
+async def post(settings: Settings, engine: NeverDone, path: str, **content: Any) -> httpx.Response:
+    app = build_app(settings, engine, lambda app: contextlib.nullcontext())
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service") as client:
+        return await client.post(path, **content)
+
+
+def test_an_answer_that_would_take_long_to_write_is_refused() -> None:
+    pictures = {"images": [base64.b64encode(encode(draw_shape("circle", 1))).decode()] * 64}
+    settings = Settings(deadline_s=DEADLINE_S)
+    refused, slow = (
+        asyncio.run(post(settings, OfManyClasses(), f"/predict?top_k={top_k}", json=pictures)) for top_k in (9999, 1500)
+    )
+    assert (refused.status_code, refused.json()["code"]) == (413, "too_many_images")
+    assert "64 images with top_k=9999 are too much for one answer" in refused.json()["detail"]
+    assert slow.status_code == 504
+
+
+def test_a_body_that_is_allowed_never_has_to_wait_for_room_for_itself() -> None:
+    settings = Settings(max_body_bytes=2000, max_waiting_bytes=1000)
+    answer = asyncio.run(post(settings, NeverDone(), "/predict", content=b"no picture" * 150))
+    assert (answer.status_code, answer.json()["code"]) == (422, "not_an_image")
 
 
 def test_a_slash_at_the_end_is_another_path_and_leads_nowhere_else() -> None:

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -48,7 +49,8 @@ def test_a_note_of_which_a_full_disk_kept_nothing_refuses_no_checkpoint(tmp_path
     save_net(path, seed=1)
     model = LiveModel(Settings(checkpoint=path), tmp_path / "last.pth", "cpu", threads=1)
     second = save_net(path, seed=2)
-    (tmp_path / "last.trying").touch()
+    (tmp_path / "2147483647.trying").touch()  # of more than any process id
+    (tmp_path / "2147483646.trying").touch()
     model.reload()
     assert model.card == second
 
@@ -144,15 +146,20 @@ def test_weights_of_other_classes_that_come_before_their_card_are_not_served_as_
 
 
 class Deadly(Net):
+    here: Any  # a barrier for all workers that are to die together
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.here.wait()
         os.kill(os.getpid(), signal.SIGKILL)
         return x
 
 
+@pytest.mark.parametrize("at_once", [1, 2])
 def test_a_checkpoint_that_killed_two_workers_is_not_tried_by_the_next(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    at_once: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    path = tmp_path / "net.pth"
+    path, context = tmp_path / "net.pth", multiprocessing.get_context("fork")
+    Deadly.here = context.Barrier(at_once)
 
     def start() -> LiveModel:
         return LiveModel(Settings(checkpoint=path), tmp_path / "last.pth", "cpu", threads=1)
@@ -164,11 +171,13 @@ def test_a_checkpoint_that_killed_two_workers_is_not_tried_by_the_next(
     served = save_net(path, seed=1)
     start()
     save(path, Net(), ModelCard(architecture="deadly"))
-    for _ in range(2):
-        worker = multiprocessing.get_context("fork").Process(target=try_it)
-        worker.start()
-        worker.join()
-        assert worker.exitcode == -signal.SIGKILL
+    for _ in range(2 // at_once):
+        workers = [context.Process(target=try_it) for _ in range(at_once)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+            assert worker.exitcode == -signal.SIGKILL
     anew = start()
     assert (anew.card, anew.refused) == (served, True)
     assert "two workers that tried it were killed" in caplog.text

@@ -22,8 +22,9 @@ def test_a_folder_of_pictures_is_offered_evenly(tmp_path: Path) -> None:
     assert 7 <= sum(name.startswith("square") for name in samples) <= 10
 
 
-def test_a_name_that_json_cannot_have_is_not_offered(tmp_path: Path) -> None:
+def test_what_cannot_be_shown_is_not_offered(tmp_path: Path) -> None:
     (tmp_path / os.fsdecode(b"caf\xe9.png")).touch()
+    (tmp_path / "folder.png").mkdir()
     (tmp_path / "café.png").touch()
     assert find_samples(tmp_path) == ["café.png"]
 

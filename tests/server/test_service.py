@@ -1,14 +1,36 @@
-"""A picture that takes longer to decode than a thread costs is decoded in one: others are served meanwhile."""
+"""What takes long is done in a thread, and not at all where nobody needs it any more."""
 
 import asyncio
 
+import numpy as np
 import pytest
 
 from models.pixels import Pixels
+from server.engine import Predictions
+from server.errors import InferenceFailed
 from server.service import Service
 from server.settings import Settings
 from tests.integration.test_hostile import jpeg
 from tests.server.test_http_api import NeverDone
+
+
+class Failing(NeverDone):
+    batches = 0
+
+    async def infer(self, pixels: Pixels) -> Predictions:
+        self.batches += 1
+        raise InferenceFailed("the network failed")
+
+
+def test_of_a_request_that_fails_no_more_is_computed() -> None:
+    engine = Failing()
+
+    async def scenario() -> None:
+        with pytest.raises(InferenceFailed):
+            await Service(Settings(max_batch_size=1), engine).classify(np.zeros((64, 32, 32, 3), np.uint8))
+
+    asyncio.run(scenario())
+    assert engine.batches < 4
 
 
 @pytest.mark.parametrize(("scans", "at_once"), [(0, True), (400, False)])

@@ -53,6 +53,7 @@ NOT_UTF8 = os.fsdecode(b"caf\xe9.pth")
         (["--checkpoint", "none.pth"], "there is no checkpoint at"),
         (["--checkpoint", NOT_UTF8], "caf\\udce9.pth' has characters in its name that no answer can show: rename it"),
         (["--device", "cuda"], "--device cuda: this machine has no NVIDIA GPU"),
+        (["--device", "cuda", "--forward", "onnxruntime"], "--forward onnxruntime runs on the CPU: choose --forward"),
     ],
 )
 def test_what_it_could_not_serve_with_is_told_at_once(
