@@ -54,7 +54,9 @@ REQUEST_SECONDS = BulkHistogram(
 )
 REJECTIONS = Counter("cifar_rejections", "Requests, and images among many, that were refused.", ["code"])
 QUEUE_SECONDS = BulkHistogram(
-    "cifar_queue_wait_seconds", "Time a request's images waited for a free worker.", buckets=_SECONDS
+    "cifar_queue_wait_seconds",
+    "Time until a request's images were sent to a worker, which may still be busy.",
+    buckets=_SECONDS,
 )
 BATCH_SIZE = BulkHistogram(
     "cifar_batch_size_images", "Images that the network took at once.", buckets=[2**power for power in range(11)]
@@ -66,7 +68,7 @@ UNCERTAIN = Counter("cifar_uncertain_images", "Images marked uncertain.")
 RELOADS = Counter("cifar_model_reloads", "Checkpoints taken over while serving.")
 WORKER_RESTARTS = Counter("cifar_worker_restarts", "Workers that died and were replaced.")
 IN_FLIGHT = Gauge("cifar_requests_in_flight", "Requests under way, this one included.", multiprocess_mode="livesum")
-QUEUED = Gauge("cifar_queued_images", "Images that wait for a free worker.", multiprocess_mode="livesum")
+QUEUED = Gauge("cifar_queued_images", "Images that are not sent to a worker yet.", multiprocess_mode="livesum")
 REFUSED = Gauge(
     "cifar_checkpoint_refused",
     "1 while the checkpoint on disk cannot be served, and the previous one stays in use.",
