@@ -3,10 +3,12 @@
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch reads it: test files run side by side, on a core each
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else each process that tests start compiles all of our sources again
 
 import hashlib
 import pickle
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +16,8 @@ import numpy as np
 import pytest
 
 from tests.pictures import draw_shape
+
+sys.dont_write_bytecode = False  # which this process took from there when it began
 
 Draw = Callable[..., Path]
 
