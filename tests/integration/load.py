@@ -131,6 +131,16 @@ def answer_to(url: str, request: bytes) -> tuple[int, str, bytes]:
         return response.status, response.headers.get_content_type(), response.read()
 
 
+@contextlib.contextmanager
+def requests_under_way(url: str, count: int) -> Iterator[list[socket.socket]]:
+    """Uploads that stop in the middle."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_connection(address(url))) for _ in range(count)]
+        for connection in sockets:
+            connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nbegun")
+        yield sockets
+
+
 def gauge(url: str, name: str) -> float:
     """The value of a gauge in /metrics, summed over its labels."""
     lines = HTTP.get(f"{url}/metrics").raise_for_status().text.splitlines()

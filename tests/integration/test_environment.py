@@ -4,22 +4,18 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import struct
 import subprocess
 import sys
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from urllib.parse import urlsplit
 
-import httpx
 import psutil
 import pytest
 from PIL import Image
 
-from tests.integration.conftest import StartService
-from tests.integration.load import Load
+from tests.integration.load import Load, requests_under_way
 from tests.integration.running import (
     HTTP,
     RunningService,
@@ -30,7 +26,7 @@ from tests.integration.running import (
     wait_until,
     worker_of,
 )
-from tests.integration.test_operations import metrics, predict, requests_under_way, wait_for_metric
+from tests.integration.test_operations import metrics, predict, wait_for_metric
 from tests.pictures import draw_shape
 
 MANY = 256
@@ -91,35 +87,6 @@ def test_as_process_1_it_reaps_orphans_replaces_its_worker_and_stops_in_order_un
         finally:
             service.process.kill()  # unshare heeds no SIGTERM; process 1 goes with it
     assert "Traceback" not in service.log.read_text()
-
-
-def test_told_to_stop_all_its_http_processes_refuse_what_is_new_and_answer_what_is_under_way(
-    start: StartService, checkpoint: Path
-) -> None:
-    service = start("--checkpoint", str(checkpoint), "--http-processes", "2")
-    address = ("127.0.0.1", urlsplit(service.url).port)
-
-    def is_refused() -> bool:
-        with contextlib.suppress(ConnectionResetError), socket.socket() as probe:
-            return probe.connect_ex(address) != 0
-        return False
-
-    with requests_under_way(service, 8) as uploads, httpx.Client() as idle:
-        wait_for_metric(service, "cifar_requests_in_flight", 9)
-        assert idle.get(f"{service.url}/readyz").is_success
-        service.process.send_signal(signal.SIGTERM)
-        # Perhaps a request was on its way when we were told: it is answered, the connection's last.
-        wait_until(lambda: idle.get(f"{service.url}/readyz").headers.get("Connection") == "close")
-        wait_until(is_refused)
-        with pytest.raises(httpx.TransportError):
-            idle.get(f"{service.url}/readyz")
-        for upload in uploads:
-            upload.settimeout(10)
-            upload.sendall(b"." * 95)
-            answer = upload.recv(65536)
-            assert answer.startswith(b"HTTP/1.1 422")
-            assert b"\r\nconnection: close\r\n" in answer
-        assert service.process.wait(timeout=20) == 0
 
 
 def test_a_quota_of_cpu_time_leaves_fewer_cores(tmp_path: Path) -> None:
@@ -209,7 +176,7 @@ def test_a_wall_clock_that_jumps_loses_no_request_and_no_reload(tmp_path: Path, 
 
     with running_service(tmp_path, inside=with_a_clock_off_by(offset)) as service:
         calm = Load(service.url, picture, connections=8, due_a_second=200)
-        with requests_under_way(service, 2) as uploads, calm.running() as load:
+        with requests_under_way(service.url, 2) as uploads, calm.running() as load:
             jump_to(hours=1)
             jump_to(hours=-1)
             for upload in uploads:

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import re
 import signal
 import socket
@@ -10,16 +9,14 @@ import ssl
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import httpx
 import pytest
 import trustme
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.integration.conftest import StartService
-from tests.integration.load import answer_to
-from tests.integration.running import HTTP, RunningService, running_service, save_net, wait_until, worker_of
+from tests.integration.load import address, answer_to, requests_under_way
+from tests.integration.running import HTTP, RunningService, running_service, wait_until
 from tests.pictures import draw_shape
 
 OURS = "https://ours.example"
@@ -62,19 +59,6 @@ def predict(service: RunningService, picture: bytes, **headers: str) -> httpx.Re
     return HTTP.post(f"{service.url}/predict", content=picture, headers=named, timeout=60)
 
 
-@contextlib.contextmanager
-def requests_under_way(service: RunningService, count: int) -> Iterator[list[socket.socket]]:
-    """Uploads that stop in the middle."""
-    address = urlsplit(service.url)
-    with contextlib.ExitStack() as stack:
-        sockets = [
-            stack.enter_context(socket.create_connection((address.hostname, address.port))) for _ in range(count)
-        ]
-        for connection in sockets:
-            connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nbegun")
-        yield sockets
-
-
 @pytest.fixture(scope="module")
 def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("keys") / "keys"
@@ -90,21 +74,29 @@ def guarded(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path, keys: Pa
         yield service
 
 
-def test_two_http_processes_are_one_sum(start: StartService, checkpoint: Path, picture: bytes) -> None:
-    service = start("--checkpoint", str(checkpoint), "--http-processes", "2", "--access-log")
+@pytest.fixture(scope="module")
+def of_two(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Iterator[RunningService]:
+    """A service with two HTTP processes."""
+    flags = ("--checkpoint", str(checkpoint), "--http-processes", "2", "--access-log")
+    with running_service(tmp_path_factory.mktemp("service"), *flags) as service:
+        yield service
+
+
+def test_two_http_processes_are_one_sum(of_two: RunningService, picture: bytes) -> None:
+    """The first test with `of_two`: it counts from nothing."""
     asked = 0
 
     def answering() -> set[int]:
-        return {line["process"] for line in lines(service) if line.get("path") == "/predict"}
+        return {line["process"] for line in lines(of_two) if line.get("path") == "/predict"}
 
     while len(answering()) < 2:
-        assert predict(service, picture).is_success
+        assert predict(of_two, picture).is_success
         asked += 1
-    written = next(line for line in lines(service) if line.get("path") == "/predict")
+    written = next(line for line in lines(of_two) if line.get("path") == "/predict")
     assert {*written, "trace_id"} == set(sample_line()), "docs/operations.md shows a line as it is"
-    many = HTTP.post(f"{service.url}/predict", files=[("files", picture), ("files", b"no picture")])
+    many = HTTP.post(f"{of_two.url}/predict", files=[("files", picture), ("files", b"no picture")])
     assert many.is_success
-    assert predict(service, b"no picture").status_code == 422
+    assert predict(of_two, b"no picture").status_code == 422
     expected = {
         "cifar_requests_total,/predict,200": asked + 1,
         "cifar_requests_total,/predict,422": 1,
@@ -115,43 +107,42 @@ def test_two_http_processes_are_one_sum(start: StartService, checkpoint: Path, p
         "cifar_request_duration_seconds_count,/predict": asked + 2,
         "cifar_rejections_total,not_an_image": 2,
     }
-    wait_until(lambda: expected.items() <= metrics(service).items())  # each of the two writes when its time comes
-    seen = metrics(service)
+    wait_until(lambda: expected.items() <= metrics(of_two).items())  # each of the two writes when its time comes
+    seen = metrics(of_two)
     assert sum(value for name, value in seen.items() if name.startswith("cifar_predictions_total")) == asked + 1
 
-    with requests_under_way(service, 6):
-        wait_for_metric(service, "cifar_requests_in_flight", 7)  # and the one that asks
-    wait_for_metric(service, "cifar_requests_in_flight", 1)
-    wait_for_metric(service, "cifar_requests_total,/predict,499", 6)  # they went away
+    with requests_under_way(of_two.url, 6):
+        wait_for_metric(of_two, "cifar_requests_in_flight", 7)  # and the one that asks
+    wait_for_metric(of_two, "cifar_requests_in_flight", 1)
+    wait_for_metric(of_two, "cifar_requests_total,/predict,499", 6)  # they went away
 
 
-def test_metrics_outlive_a_killed_worker_and_tell_of_it_and_of_checkpoints_taken_over_and_refused(
-    start: StartService, tmp_path: Path, picture: bytes
+def test_told_to_stop_all_its_http_processes_refuse_what_is_new_and_answer_what_is_under_way(
+    of_two: RunningService,
 ) -> None:
-    path = tmp_path / "net.pth"
-    first = save_net(path, seed=1)
-    service = start("--checkpoint", str(path))
-    for _ in range(5):
-        predict(service, picture)
-    wait_for_metric(service, "cifar_images_total", 5)
-    assert f"cifar_model_info,{first.version},net,net" in metrics(service)
-    os.kill(worker_of(service), signal.SIGKILL)
-    wait_for_metric(service, "cifar_worker_restarts_total", 1)
-    assert predict(service, picture).is_success
-    wait_for_metric(service, "cifar_images_total", 6)
-    assert [line for line in lines(service) if line["message"].startswith("worker 0 ended")]
+    """The last test with `of_two`, which it stops."""
 
-    second = save_net(path, seed=2)
-    wait_until(lambda: predict(service, picture).json()["model"]["version"] == second.version)
-    seen = metrics(service)
-    assert seen["cifar_model_reloads_total"] == 1
-    assert [name for name in seen if name.startswith("cifar_model_info")] == [
-        f"cifar_model_info,{second.version},net,net"
-    ]
-    path.write_bytes(b"no checkpoint")
-    wait_for_metric(service, "cifar_checkpoint_refused", 1)
-    save_net(path, seed=3)
-    wait_for_metric(service, "cifar_checkpoint_refused", 0)
+    def is_refused() -> bool:
+        with contextlib.suppress(ConnectionResetError), socket.socket() as probe:
+            return probe.connect_ex(address(of_two.url)) != 0
+        return False
+
+    with requests_under_way(of_two.url, 8) as uploads, httpx.Client() as idle:
+        wait_for_metric(of_two, "cifar_requests_in_flight", 9)
+        assert idle.get(f"{of_two.url}/readyz").is_success
+        of_two.process.send_signal(signal.SIGTERM)
+        # Perhaps a request was on its way when we were told: it is answered, the connection's last.
+        wait_until(lambda: idle.get(f"{of_two.url}/readyz").headers.get("Connection") == "close")
+        wait_until(is_refused)
+        with pytest.raises(httpx.TransportError):
+            idle.get(f"{of_two.url}/readyz")
+        for upload in uploads:
+            upload.settimeout(10)
+            upload.sendall(b"." * 95)
+            answer = upload.recv(65536)
+            assert answer.startswith(b"HTTP/1.1 422")
+            assert b"\r\nconnection: close\r\n" in answer
+        assert of_two.process.wait(timeout=20) == 0
 
 
 def test_a_full_disk_under_the_log_harms_nobody(tmp_path: Path, checkpoint: Path, picture: bytes) -> None:
@@ -214,7 +205,7 @@ def test_keys_are_replaced_without_a_restart_and_are_nowhere_in_the_log(
 
 
 def test_a_body_without_a_key_is_refused_before_it_is_read(guarded: RunningService) -> None:
-    with requests_under_way(guarded, 1) as (upload,):
+    with requests_under_way(guarded.url, 1) as (upload,):
         upload.settimeout(10)
         assert upload.recv(100).startswith(b"HTTP/1.1 401")
 
