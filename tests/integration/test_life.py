@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -89,17 +90,6 @@ def test_the_health_check_of_the_container_asks_the_service(service: RunningServ
     assert status(str(free_port())) == 1
 
 
-def test_no_child_outlives_a_main_process_killed_under_load(
-    start: StartService, checkpoint: Path, picture: bytes
-) -> None:
-    service = start("--checkpoint", str(checkpoint))
-    family = processes(service)
-    with Load(service.url, picture, connections=16).running():
-        service.process.kill()
-        service.process.wait()
-    wait_until(lambda: not still_there(family))
-
-
 def test_while_it_runs_its_temporary_folder_is_locked_for_what_removes_old_files(service: RunningService) -> None:
     sockets = psutil.Process(worker_of(service)).net_connections("unix")
     (path,) = {Path(str(each.laddr)) for each in sockets if str(each.laddr).endswith("worker-0.sock")}
@@ -109,12 +99,28 @@ def test_while_it_runs_its_temporary_folder_is_locked_for_what_removes_old_files
     os.close(folder)
 
 
-def test_nothing_is_imported_from_where_it_is_started(tmp_path: Path, checkpoint: Path, picture: bytes) -> None:
+@pytest.fixture(scope="module")
+def among_traps(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Iterator[RunningService]:
+    """A service of as many processes as fit, in a folder whose files have the names of what it imports."""
+    folder = tmp_path_factory.mktemp("traps")
     for name in ("models", "torch", "server"):
-        (tmp_path / f"{name}.py").write_text("raise AssertionError('imported from here')")
+        (folder / f"{name}.py").write_text("raise AssertionError('imported from here')")
     as_many_as_fit = ("--workers", "auto", "--http-processes", "auto")
-    with running_service(tmp_path, "--checkpoint", str(checkpoint), *as_many_as_fit) as service:
-        assert HTTP.post(f"{service.url}/predict", content=picture).is_success
+    with running_service(folder, "--checkpoint", str(checkpoint), *as_many_as_fit) as service:
+        yield service
+
+
+def test_nothing_is_imported_from_where_it_is_started(among_traps: RunningService, picture: bytes) -> None:
+    assert HTTP.post(f"{among_traps.url}/predict", content=picture).is_success
+
+
+def test_no_child_outlives_a_main_process_killed_under_load(among_traps: RunningService, picture: bytes) -> None:
+    """The last test with `among_traps`, which it kills."""
+    family = processes(among_traps)
+    with Load(among_traps.url, picture, connections=16).running():
+        among_traps.process.kill()
+        among_traps.process.wait()
+    wait_until(lambda: not still_there(family))
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="this system does not tell who heeds a signal")
