@@ -3,19 +3,24 @@
 import base64
 import contextlib
 import logging
+import re
 import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.integration.running import RunningService, running_service
+from tests.integration.running import HTTP, RunningService, running_service
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, JSHandle, Page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 KEY = "typed-into-the-page"
+ROOT = Path(__file__).parents[2]
+STATIC, SAMPLES = ROOT / "server" / "static", ROOT / "server" / "samples"
+SHIP = (ROOT / "docs" / "ship.png").read_bytes()
 
 Open = Callable[..., "Page"]
 
@@ -97,3 +102,13 @@ def transfer(page: "Page", files: dict[str, bytes]) -> "JSHandle":
 
 def drop(page: "Page", **files: bytes) -> None:
     page.dispatch_event("#drop", "drop", {"dataTransfer": transfer(page, files)})
+
+
+def shown_bars(page: "Page") -> dict[str, str]:
+    rows = page.locator(".result .bars li").all()
+    return {row.locator(".label").inner_text(): row.locator("b").inner_text() for row in rows}
+
+
+def counted_images(service: RunningService) -> float:
+    page = HTTP.get(f"{service.url}/metrics").text
+    return float(re.findall(r"^cifar_images_total (\S+)", page, re.MULTILINE)[0])

@@ -1,26 +1,17 @@
-"""The page at `/`, used as people use it: in a real browser, by mouse and keyboard, with the real service behind it."""
+"""The page at `/` in a real browser, on the real service: by mouse and keyboard, on a phone, and to axe.
+
+Axe looks for what keeps people out.
+"""
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import httpx
+import pytest
 
 from tests.integration.running import HTTP, RunningService, wait_until
 from tests.pictures import draw_flat, encode
-from tests.server.conftest import KEY, Open, drop, transfer
-
-if TYPE_CHECKING:
-    from playwright.sync_api import Page
-
-ROOT = Path(__file__).parents[2]
-STATIC, SAMPLES = ROOT / "server" / "static", ROOT / "server" / "samples"
-SHIP = (ROOT / "docs" / "ship.png").read_bytes()
-
-
-def shown_bars(page: "Page") -> dict[str, str]:
-    rows = page.locator(".result .bars li").all()
-    return {row.locator(".label").inner_text(): row.locator("b").inner_text() for row in rows}
+from tests.server.conftest import KEY, SAMPLES, SHIP, STATIC, Open, counted_images, drop, shown_bars, transfer
 
 
 def test_a_dropped_picture_is_shown_as_the_model_sees_it_with_what_predict_says(
@@ -97,11 +88,6 @@ def test_an_explanation_comes_on_demand_and_counts_as_no_prediction(service: Run
     alphas = "(c) => [...c.getContext('2d').getImageData(0, 0, 16, 16).data].filter((_, i) => i % 4 == 3)"
     assert max(page.locator("canvas").evaluate(alphas)) > 100
     assert counted_images(service) == images
-
-
-def counted_images(service: RunningService) -> float:
-    page = HTTP.get(f"{service.url}/metrics").text
-    return float(re.findall(r"^cifar_images_total (\S+)", page, re.MULTILINE)[0])
 
 
 def test_our_drawings_are_offered_and_are_what_they_are_called(open_page: Open) -> None:
@@ -228,3 +214,47 @@ def test_without_a_key_nothing_is_open_but_probes_metrics_and_the_page(service: 
         assert http.get("/").is_success
         for path in ("/docs", "/openapi.json", "/nothing"):
             assert http.get(path).status_code == 401, path
+
+
+@pytest.mark.parametrize("locale", ["en-US", "zh-CN"])
+def test_nothing_is_wider_than_a_phone(open_page: Open, locale: str) -> None:
+    page = open_page(viewport={"width": 360, "height": 740}, locale=locale)
+    page.locator(".score").wait_for()
+    drop(page, **{"a-very-long-name-of-a-file-without-a-single-space" * 3: SHIP, "bad": b"no picture"})
+    page.locator(".result .problem").wait_for()
+    page.locator(".result h3").wait_for()
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+
+
+def test_axe_finds_no_fault_by_day_or_night(open_page: Open) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    page = open_page(bypass_csp=True, reduced_motion="reduce")  # axe is injected; no colour is between two others
+    page.locator(".score").wait_for()
+    page.locator("#samples button").first.wait_for()
+    drop(page, ship=SHIP, bad=b"no picture")
+    page.locator(".result .problem").wait_for()
+    page.locator(".why").click()
+    page.locator(".said").wait_for(timeout=60_000)
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        violations = axe.run(page).response["violations"]
+        assert not [f"{each['id']}: {[node['html'] for node in each['nodes']]}" for each in violations], scheme
+
+
+def test_everything_is_reached_by_keyboard_in_order_and_not_behind_the_footer_of_a_low_window(open_page: Open) -> None:
+    page = open_page(viewport={"width": 740, "height": 360})
+    page.locator("#samples button").first.wait_for()
+    page.locator(".score").wait_for()
+    reachable = (
+        "[...document.querySelectorAll('a, button, input, summary, [tabindex]')].filter(e => e.checkVisibility())"
+    )
+    count = page.evaluate(f"{reachable}.length")
+    assert count == 3 + page.locator("#samples button").count()
+    for number in range(count):
+        page.keyboard.press("Tab")
+        assert page.evaluate(f"{reachable}.indexOf(document.activeElement)") == number
+        focused, footer = page.evaluate(
+            "[document.activeElement, document.querySelector('footer')].map((e) => e.getBoundingClientRect())"
+        )
+        assert focused["top"] < footer["top"]
+        assert focused["bottom"] <= footer["top"] or focused["height"] > footer["top"], "unless it is too large"

@@ -6,8 +6,7 @@ from pathlib import Path
 
 from server.page import find_samples
 from tests.pictures import draw_shape
-
-STATIC = Path(__file__).parents[2] / "server" / "static"
+from tests.server.conftest import STATIC
 
 
 def test_a_folder_of_pictures_is_offered_evenly(tmp_path: Path) -> None:

@@ -10,8 +10,7 @@ from models.card import ModelCard, Scores, Training
 from models.checkpoint import save
 from tests.integration.running import HTTP, RunningService, running_service
 from tests.pictures import draw_shape
-from tests.server.conftest import Open, drop
-from tests.server.test_page import SHIP
+from tests.server.conftest import SHIP, Open, drop
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
