@@ -188,7 +188,7 @@ def test_imbalanced_grey_pictures_of_another_size_train_and_the_card_says_all_of
     for path in root.rglob("*.png"):
         Image.open(path).convert("L").save(path)
     flags = ["--architecture", "airbench", "--image-size", "24", "--epochs", "1"]
-    assert main(["--data", str(root), *flags, "--validation", "0.5"]) == 0
+    assert main(["--data", str(root), *flags, "--validation", "0.5", "--no-report"]) == 0
     said = capsys.readouterr().out
     assert (
         "The classes are imbalanced, 16 images to train on of circle and 4 of rare 四角: with --weighted-loss" in said
