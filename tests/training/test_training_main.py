@@ -1,10 +1,12 @@
 """`cifar-train` as a user meets it: what it writes, what it says, how it stops."""
 
+import contextlib
 import os
 import pty
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -157,21 +159,32 @@ def test_a_reader_that_leaves_the_list_of_recipes_sees_no_traceback() -> None:
     assert run_unread(sys.executable, "-m", "training", "--list") == (141, said)
 
 
-def test_in_a_terminal_a_bar_shows_rate_loss_and_time_left_while_the_log_stays_clean(draw_folder: Draw) -> None:
-    draw_folder()
-    ours, theirs = pty.openpty()
-    with Path("log").open("w") as log:
-        command = [sys.executable, "-m", "training", "--data", "shapes", "--epochs", "60", "--no-report"]
-        process = subprocess.Popen(command, stdout=log, stderr=theirs, env=os.environ | {"TERM": "xterm"})
-    os.close(theirs)
+def all_of(terminal: int) -> bytes:
+    """What is written to this end's other end until that is closed."""
     shown = b""
-    try:
-        while chunk := os.read(ours, 65536):
+    with contextlib.suppress(OSError):  # as a terminal says that it was
+        while chunk := os.read(terminal, 65536):
             shown += chunk
-    except OSError:  # the other end of a terminal was closed
-        pass
-    os.close(ours)
-    assert process.wait(timeout=60) == 0
+    os.close(terminal)
+    return shown
+
+
+def test_in_a_terminal_a_bar_shows_rate_loss_and_time_left_while_the_log_stays_clean(
+    draw_folder: Draw, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw_folder()
+    monkeypatch.setenv("TERM", "xterm")
+    ours, theirs = pty.openpty()
+    with ThreadPoolExecutor() as reader:  # lest the terminal be full
+        read = reader.submit(all_of, ours)
+        with (
+            os.fdopen(theirs, "w") as terminal,
+            Path("log").open("w") as log,
+            contextlib.redirect_stdout(log),
+            contextlib.redirect_stderr(terminal),
+        ):
+            assert main(["--data", "shapes", "--epochs", "60", "--no-report"]) == 0
+    shown = read.result()
     for part in (b"Training", b"images/s", b"epoch ", b"loss ", b"left"):
         assert part in shown
     assert "\x1b" not in Path("log").read_text()
