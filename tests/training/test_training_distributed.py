@@ -63,7 +63,7 @@ for arguments in runs[-1:] if again else runs:
 """
 
 # In batches of 31, of which two processes take 16 and 15: so few are run one way, lest bytes differ.
-EVERYTHING = ["net-best", "--epochs", "20", "--batch-size", "31", "--flip", "random", "--cutout", "4"]
+EVERYTHING = ["net-best", "--epochs", "10", "--batch-size", "31", "--flip", "random", "--cutout", "4"]
 EVERYTHING += ["--label-smoothing", "0.1", "--report-every", "1", "--precision", "float32"]
 CUT = [*EVERYTHING, "--epochs", "200"]  # enough for a cable to be cut in the middle
 # 4 + 3; in so few updates of sgd rounding has not yet grown, while muon's make it grow at once.
