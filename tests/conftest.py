@@ -25,6 +25,8 @@ Draw = Callable[..., Path]
 @pytest.fixture(autouse=True, scope="session")
 def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Decoded pictures go where pytest's other files go, those of the commands that tests start too."""
+    caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    os.environ.setdefault("UV_CACHE_DIR", f"{caches}/uv")  # but uv's, lest `make sbom` fetch and unpack its tool again
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
 
 
