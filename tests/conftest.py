@@ -31,9 +31,10 @@ def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def heeds_ctrl_c() -> None:
-    """In the background of a script SIGINT is ignored, and would be so in all that tests start."""
+def heeds_signals() -> None:
+    """In the background of a script SIGINT is ignored, under nohup SIGHUP, and would be so in all that tests start."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture
