@@ -224,6 +224,17 @@ def test_a_training_ends_where_the_service_looks(manifests: list[Manifest], caps
     assert "net-best" in capsys.readouterr().out
 
 
+def test_retraining_starts_by_the_manifest_since_the_next_apply_would_undo_a_patch(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "kubernetes.md").read_text()
+    assert "kubectl patch" not in page
+    (command,) = re.findall(r"^sed -i .*cronjob\.yaml", page, re.MULTILINE)
+    shutil.copytree(FOLDER, tmp_path / FOLDER.relative_to(ROOT))
+    subprocess.run(shlex.split(command), cwd=tmp_path, check=True)
+    (manifest,) = yaml.safe_load_all((tmp_path / shlex.split(command)[-1]).read_text())
+    assert "suspend" in one(written("retraining"), "CronJob")
+    assert "suspend" not in manifest["spec"]
+
+
 def test_pictures_and_checkpoints_get_onto_their_volumes_through_one_pod() -> None:
     pod = {"spec": one(written("retraining"), "Pod", "fill")}
     assert mounted(pod, "/training") == ("cifar-training", False)
