@@ -11,13 +11,13 @@ import asyncio
 import operator
 import os
 import ssl
-import threading
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Coroutine, Generator, Iterable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Generator, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Self
 
 from clients import protocol
+from clients.background import Background
 from clients.errors import CifarError, DeadlineExceeded, ImageError, NotReady, ServiceTimeout, TooManyRequests
 from clients.images import ImageInput, load
 from clients.limiter import Limiter
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     import httpx
 
 DEFAULT_URL = "http://127.0.0.1:8000"
-
-T = TypeVar("T")
 
 
 class _BaseClient:
@@ -81,7 +79,7 @@ class _BaseClient:
         """Starts what else a client needs."""
 
     async def _predict(self, image: bytes | ImageError, top_k: int) -> Prediction:
-        (answer,) = [image] if isinstance(image, ImageError) else await self._ask([image], top_k)
+        answer = image if isinstance(image, ImageError) else (await self._ask([image], top_k))[0]
         if isinstance(answer, ImageError):
             raise answer
         return answer
@@ -187,13 +185,7 @@ class Client(_BaseClient):
     """The client of the service at `url`, to be used by `with`; any number of threads may share it."""
 
     def _open(self) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._run_loop, name=f"client of {self.url}", daemon=True)
-        self._thread.start()
-
-    def _run_loop(self) -> None:
-        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:  # at its end it cancels the tasks that are left
-            runner.get_loop().run_forever()
+        self._background = Background(f"client of {self.url}")
 
     def __enter__(self) -> Self:
         return self
@@ -202,11 +194,8 @@ class Client(_BaseClient):
         self.close()
 
     def close(self) -> None:
-        """Closes the connections, and gives up requests under way."""
-        if self._thread.is_alive():
-            self._run(self.http.aclose())
-            self._loop.call_soon_threadsafe(self._loop.stop)
-            self._thread.join()
+        """Closes the connections, and gives up requests under way: other threads' calls raise RuntimeError."""
+        self._background.close(self.http.aclose)
 
     def predict(self, image: ImageInput, *, top_k: int = 3) -> Prediction:
         """One image (path, encoded bytes or PIL image) → its prediction with the `top_k` likeliest classes.
@@ -214,7 +203,7 @@ class Client(_BaseClient):
         Raises ImageError for a file that cannot be read, InvalidImage where it is not an image, other subclasses of
         CifarError (see clients/errors.py) for all other failures, and TypeError for an argument of another type.
         """
-        return self._run(self._predict(load(image), top_k))
+        return self._background.run(self._predict(load(image), top_k))
 
     def predict_many(
         self, images: Iterable[ImageInput], *, top_k: int = 3, concurrency: int = 16, progress: bool = False
@@ -229,21 +218,8 @@ class Client(_BaseClient):
             try:
                 for image in images:
                     if many.add(image):
-                        yield from self._run(many.send())
-                while answers := self._run(many.rest()):
+                        yield from self._background.run(many.send())
+                while answers := self._background.run(many.rest()):
                     yield from answers
             finally:
-                if threading.current_thread() is self._thread:  # garbage-collected there: to wait would be a deadlock
-                    self._stopping = self._loop.create_task(many.stop())
-                elif self._thread.is_alive():  # else the client was closed before the last answer was taken
-                    self._run(many.stop())
-
-    def _run(self, work: Coroutine[Any, Any, T]) -> T:
-        if not self._thread.is_alive():
-            work.close()
-            raise RuntimeError("the client is closed")
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
-        try:
-            return future.result()
-        finally:
-            future.cancel()  # on Ctrl-C
+                self._background.finish(many.stop())

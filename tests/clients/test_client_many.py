@@ -61,8 +61,8 @@ def test_a_stream_that_is_collected_in_the_clients_own_thread_holds_up_nobody(se
         next(cycle["answers"])  # type: ignore[call-overload]
         del cycle
         collected = threading.Event()
-        client._loop.call_soon_threadsafe(gc.collect)
-        client._loop.call_soon_threadsafe(collected.set)
+        client._background._loop.call_soon_threadsafe(gc.collect)
+        client._background._loop.call_soon_threadsafe(collected.set)
         assert collected.wait(10)
         assert client.predict(png(2)).class_id == 2
 
@@ -236,14 +236,3 @@ def test_under_a_bar_what_the_caller_prints_goes_where_it_is_meant_to(service: F
     os.close(theirs)
     os.close(ours)
     assert done.stdout == b"square\nsquare\n"
-
-
-def test_a_client_may_be_closed_before_its_last_answer_is_taken(service: FakeService) -> None:
-    with Client(service.url) as client:
-        answers = client.predict_many([png(1)] * 5000)
-        next(answers)
-        service.script.extend([Silence()] * 10)
-    answers.close()
-    client.close()
-    with pytest.raises(RuntimeError, match="the client is closed"):
-        client.predict(png(1))
