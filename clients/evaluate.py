@@ -62,10 +62,10 @@ def _evaluate(arguments: argparse.Namespace) -> int:
         found["comparison"] = scores.compare(found, found["against"])
     lines = [*report.as_text(found), *(report.verdict(found) if arguments.against else ())]
     print(*map(escape, lines), sep="\n")
+    if arguments.json:  # first: a picture that fails must not cost the results
+        write(arguments.json, json.dumps(found, indent=1).encode() + b"\n")
     if arguments.confusion:
         write(arguments.confusion, report.draw_confusion(found))
-    if arguments.json:
-        write(arguments.json, json.dumps(found, indent=1).encode() + b"\n")
     if arguments.min_accuracy is not None and found["accuracy"] < arguments.min_accuracy:
         _say(f"the accuracy, {found['accuracy']:.4f}, is below --min-accuracy {arguments.min_accuracy:g}")
         return 1

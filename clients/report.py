@@ -6,6 +6,7 @@ from typing import Any
 
 _LARGEST_MATRIX = 12  # classes that fit beside each other in 80 columns
 _LARGEST_NAMED = 40  # classes that a picture has room to name
+_WIDEST = 4000  # pixels a side, of a picture of more classes than it names
 _REFUSED_SHOWN = 5
 _BLUE = (31, 95, 168)
 
@@ -60,7 +61,8 @@ def draw_confusion(scores: dict[str, Any]) -> bytes:
     from PIL import Image, ImageDraw, ImageFont
 
     classes, named = scores["classes"], len(scores["classes"]) <= _LARGEST_NAMED
-    wide, high, left, top = (76, 40, 100, 40) if named else (8, 8, 0, 0)
+    side = max(1, min(8, _WIDEST // len(classes)))
+    wide, high, left, top = (76, 40, 100, 40) if named else (side, side, 0, 0)
     picture = Image.new("RGB", (left + wide * len(classes), top + high * len(classes)), "white")
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default(13)
     for row, counts in enumerate(scores["confusion"]):
@@ -69,10 +71,12 @@ def draw_confusion(scores: dict[str, Any]) -> bytes:
             draw.text((left - 8, y + high / 2), classes[row][:12], "black", font, anchor="rm")
             draw.text((left + (row + 0.5) * wide, top / 2), classes[row][:10], "black", font, anchor="mm")
         for column, count in enumerate(counts):
-            x, share = left + column * wide, (count / max(1, sum(counts))) ** 0.5  # the square root shows rare mistakes
+            if not count:  # nearly all, of many classes: they stay white
+                continue
+            x, share = left + column * wide, (count / sum(counts)) ** 0.5  # the square root shows rare mistakes
             colour = tuple(round(255 + (blue - 255) * share) for blue in _BLUE)
             draw.rectangle((x, y, x + wide - 1, y + high - 1), colour)
-            if named and count:
+            if named:
                 ink = "white" if share > 0.6 else "black"
                 draw.text((x + wide / 2, y + high / 2), str(count), ink, font, anchor="mm")
     buffer = io.BytesIO()

@@ -111,11 +111,19 @@ def test_the_confusion_is_drawn(shapes: FakeService) -> None:
         assert (corner, right) == ((255, 255, 255), (31, 95, 168))
 
 
-def test_the_confusion_of_many_classes_is_drawn_small(shapes: FakeService) -> None:
-    shapes.classes = ["circle", "square", *map(str, range(98))]
+@pytest.mark.parametrize(("number", "side"), [(100, 800), (1000, 4000)])
+def test_the_confusion_of_many_classes_is_drawn_small(shapes: FakeService, number: int, side: int) -> None:
+    shapes.classes = ["circle", "square", *map(str, range(2, number))]
     assert main(["--data", "data", "--confusion", "confusion.png"]) == 0
     with Image.open("confusion.png") as picture:
-        assert picture.size == (800, 800)
+        assert picture.size == (side, side)
+        assert picture.getpixel((0, 0)) != picture.getpixel((0, side - 1)) == (255, 255, 255)
+
+
+def test_a_picture_that_cannot_be_written_does_not_cost_the_results(shapes: FakeService) -> None:
+    Path("file").touch()
+    assert main(["--data", "data", "--json", "scores.json", "--confusion", "file/confusion.png"]) == 1
+    assert json.loads(Path("scores.json").read_text())["n"] == 8
 
 
 def test_a_terminal_gets_a_bar(shapes: FakeService) -> None:
