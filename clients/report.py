@@ -19,7 +19,7 @@ def as_text(scores: dict[str, Any]) -> Iterator[str]:
     yield f"model      {', '.join(scores['models']) or 'unknown: it refused every image'}"
     yield f"accuracy   {scores['accuracy']:.2%} ({right}; 95 % interval {low:.2%} to {high:.2%})"
     yield f"speed      {scores['images_per_s']:,.0f} images/s ({scores['n']:,} in {scores['seconds']:.2f} s)"
-    yield f"latency    {latencies} for a request of many images"
+    yield f"latency    {latencies} for a request"
     if len(scores["models"]) > 1:
         yield "warning: more than one model answered, so these figures belong to none of them"
     yield from ("", *_class_lines(scores))

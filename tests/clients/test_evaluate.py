@@ -25,7 +25,7 @@ def test_it_reports_accuracy_classes_confusion_and_what_was_refused(
     assert model == "model      cifar_net 0123456789ab"
     assert accuracy == "accuracy   75.00% (6 of 8; 95 % interval 40.93% to 92.85%)"
     assert speed.startswith("speed      ")
-    assert re.fullmatch(r"latency    p50 \d+ ms, p95 \d+ ms, p99 \d+ ms for a request of many images", latency)
+    assert re.fullmatch(r"latency    p50 \d+ ms, p95 \d+ ms, p99 \d+ ms for a request", latency)
     assert rest == [
         "",
         "class       n accuracy  as circ squa",
