@@ -55,10 +55,13 @@ def failure(response: "httpx.Response") -> StatusError | None:
         answer = None
     problem = answer if isinstance(answer, dict) else {}
     status = response.status_code
+    detail = problem.get("detail") or problem.get("title") or response.reason_phrase or "no reason given"
+    if response.has_redirect_location:  # not followed: the API key would go wherever it leads
+        detail = f"this address redirects to {response.headers['Location']}: use the service's address there"
     return error_for(status)(
         status,
         str(problem.get("code") or f"http_{status}"),
-        str(problem.get("detail") or problem.get("title") or response.reason_phrase or "no reason given"),
+        str(detail),
         problem.get("request_id") or response.headers.get("X-Request-ID"),
         _retry_after_s(response.headers.get("Retry-After")),
     )

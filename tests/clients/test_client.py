@@ -15,7 +15,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from clients import ClassProbability, Client, ImageInput, Prediction
-from clients.errors import ServiceUnreachable
+from clients.errors import ServiceUnreachable, StatusError
 from clients.images import load
 from models.pixels import decode
 from tests.clients.conftest import Ask, class_ids
@@ -108,6 +108,15 @@ def test_a_password_in_the_address_is_used_and_not_shown(service: FakeService, a
     with pytest.raises(ServiceUnreachable, match=r"no answer from http://127\.0\.0\.1:9: ") as caught:
         ask.one("http://user:secret@127.0.0.1:9", png(1), retries=0)
     assert "secret" not in str(caught.value)
+
+
+def test_a_redirect_is_not_followed_but_says_where_the_service_is(service: FakeService, ask: Ask) -> None:
+    service.script.append(Reply(308, b"<html>", "text/html", {"Location": "https://host/predict?top_k=3"}))
+    with pytest.raises(StatusError) as caught:
+        ask.one(service.url, png(1))
+    sentence = "this address redirects to https://host/predict?top_k=3: use the service's address there"
+    assert str(caught.value) == f"{sentence} (HTTP 308 http_308)"
+    assert len(service.asked) == 1
 
 
 def test_tls_that_fails_after_its_handshake_is_an_error_of_ours(ask: Ask) -> None:
