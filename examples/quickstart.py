@@ -9,8 +9,9 @@ from clients import Client, ImageError, errors
 
 ship = str(Path(__file__).parents[1] / "docs" / "ship.png")
 paths = sys.argv[1:] or [ship]
+url = os.environ.get("CIFAR_URL", "http://127.0.0.1:8000")
 
-with Client(os.environ.get("CIFAR_URL", "http://127.0.0.1:8000"), deadline_s=60) as client:
+with Client(url, api_key=os.environ.get("CIFAR_API_KEY"), deadline_s=60) as client:
     # One image: a path, encoded bytes or a PIL image.
     prediction = client.predict(paths[0])
     print(f"{prediction.label}, says {prediction.model} {prediction.version}:")

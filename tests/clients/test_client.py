@@ -3,6 +3,7 @@
 import asyncio
 import io
 import json
+import os
 import ssl
 import subprocess
 import sys
@@ -21,6 +22,8 @@ from models.pixels import decode
 from tests.clients.conftest import Ask, class_ids
 from tests.clients.fake_service import FakeService, Reply, png
 from tests.pictures import exif_with_a_damaged_tag
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_a_prediction_says_the_class_its_confidence_the_runners_up_and_the_model(
@@ -181,6 +184,13 @@ def test_what_a_newer_service_adds_is_passed_over_and_its_doubt_passed_on(servic
 def test_an_api_key_travels_with_each_request(service: FakeService, ask: Ask) -> None:
     ask.one(service.url, png(1), api_key="secret\n")  # as files have it
     assert service.asked[0].headers["x-api-key"] == "secret"
+
+
+def test_the_quickstart_sends_the_key_in_the_environment(service: FakeService, tmp_path: Path) -> None:
+    settings = {"CIFAR_URL": service.url, "CIFAR_API_KEY": "secret", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(ROOT / "examples" / "quickstart.py")]
+    subprocess.run(command, cwd=tmp_path, env={**os.environ, **settings}, capture_output=True, check=True)
+    assert {asked.headers.get("x-api-key") for asked in service.asked} == {"secret"}
 
 
 @pytest.mark.parametrize("key", ["sec\nret", "secrét"])
