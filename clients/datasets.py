@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from clients.command import CommandError, write
-from clients.images import SUFFIXES
+from clients.images import SUFFIXES, is_to_be_read
 from clients.progress import progress_bar
 
 # CIFAR-10, binary version: https://www.cs.toronto.edu/~kriz/cifar.html
@@ -60,7 +60,7 @@ def _by_class(root: Path, part: str) -> list[Example]:
         if folder.is_dir() and not folder.name.startswith(".")
         for file in os.scandir(folder)
         if file.name.lower().endswith(SUFFIXES) and not file.name.startswith(".")
-        if os.path.isfile(file) or not os.path.exists(file)  # a broken link is kept, and counts as refused
+        if is_to_be_read(file)  # a broken link counts as refused
     )
     if not found:
         raise CommandError(f"there are no images in {root / part}/<class>/: {', '.join(SUFFIXES)} are looked for")

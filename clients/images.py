@@ -39,6 +39,11 @@ def encoded_size(image: str | os.PathLike[str] | bytes | ImageError) -> int:
         return 0  # `load` will say why
 
 
+def is_to_be_read(path: str | os.PathLike[str]) -> bool:
+    """Whether it is a file; or a broken link or nothing, whose error shows when it is read. A pipe would block."""
+    return os.path.isfile(path) or not os.path.exists(path)
+
+
 def _read(path: str | os.PathLike[str]) -> bytes | ImageError:
     try:
         with open(path, "rb", buffering=0) as file:

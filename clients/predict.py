@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from clients.command import CommandError, Parser, argument_type, connect, escape, run
 from clients.errors import ImageError
-from clients.images import SUFFIXES, ImageInput
+from clients.images import SUFFIXES, ImageInput, is_to_be_read
 from clients.results import Prediction
 
 Show = Callable[[str, Prediction | ImageError], None]
@@ -70,7 +70,7 @@ def _expand(arguments: Sequence[str]) -> Iterator[str]:
         there = os.path.exists(argument)
         for name in [argument] if there else sorted(glob.glob(argument, recursive=True)) or [argument]:
             if not os.path.isdir(name):
-                if there or os.path.isfile(name) or not os.path.exists(name):  # a pipe that a glob found would block
+                if there or is_to_be_read(name):  # a pipe is read only where it is named itself
                     yield name
             elif there or "**" not in argument:  # ** has matched what is in the folder already
                 yield from _walk(name)
@@ -88,7 +88,7 @@ def _walk(root: str) -> Iterator[str]:
         ancestors |= {os.path.join(folder, name): above for name in folders}
         images = (name for name in sorted(files) if name[0] != "." and name.lower().endswith(SUFFIXES))
         paths = (os.path.join(folder, name) for name in images)
-        yield from (path for path in paths if os.path.isfile(path) or not os.path.exists(path))  # a pipe would block
+        yield from filter(is_to_be_read, paths)
     yield from (error.filename for error in unreadable)
 
 

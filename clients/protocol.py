@@ -85,8 +85,7 @@ def pause_s(error: CifarError, attempt: int, retries: int, left_s: float) -> flo
     at once; or what the service itself asked for, but at least 0.1 s, and up to a quarter more. It is safe to ask
     again: a prediction changes nothing.
     """
-    status = error.status if isinstance(error, StatusError) else None
-    retry_after_s = error.retry_after_s if isinstance(error, StatusError) else None
+    status, retry_after_s = (error.status, error.retry_after_s) if isinstance(error, StatusError) else (None, None)
     if retry_after_s is None:
         pause = _FIRST_PAUSE_S * 2.0 ** min(attempt, 4) * random.uniform(0.75, 1)
     else:

@@ -1,5 +1,6 @@
 """The results of an evaluation: accuracy with its interval, confusion, latencies, and whether two services differ."""
 
+import dataclasses
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -50,7 +51,7 @@ def summarise(
 
 def _describe(answer: Prediction | ImageError) -> dict[str, Any]:
     if isinstance(answer, ImageError):
-        return {"label": None, "confidence": None, "error": {"code": answer.code, "detail": answer.detail}}
+        return {"label": None, "confidence": None, "error": dataclasses.asdict(answer)}
     return {"label": answer.label, "confidence": answer.confidence}
 
 

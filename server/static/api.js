@@ -32,12 +32,7 @@ export function rememberKey(typed) {
 /** The service's answer to a GET, or to a POST of the body. Throws a Refusal. */
 export async function ask(path, body, signal) {
   const options = { method: body ? "POST" : "GET", body, signal, headers: key ? { "X-API-Key": key } : {} };
-  let answer;
-  try {
-    answer = await fetch(path, options);
-  } catch {
-    throw new Refusal(0, t("down"));
-  }
+  const answer = await fetch(path, options).catch(() => { throw new Refusal(0, t("down")); });
   if (answer.ok) return answer;
   const status = answer.status;
   if (status === 401) throw new Refusal(status, t("unauthorized"));
