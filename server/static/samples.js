@@ -2,11 +2,12 @@
 import { ask } from "./api.js";
 import { make } from "./dom.js";
 
-/** Shows them as buttons; `choose` gets the file of one that is pressed. Throws a Refusal. */
+/** Shows them as buttons, once; `choose` gets the file of one that is pressed. Throws a Refusal. */
 export async function showSamples(choose) {
+  const section = document.getElementById("samples");
+  if (!section.hidden) return; // new buttons would take the focus from the old ones, and keep their pictures in memory
   const names = await (await ask("samples")).json();
   const buttons = await Promise.all(names.map((name) => sampleButton(name, choose).catch(() => "")));
-  const section = document.getElementById("samples");
   section.querySelector("ul").replaceChildren(...buttons);
   section.hidden = !names.length;
 }

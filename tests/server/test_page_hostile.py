@@ -1,4 +1,4 @@
-"""Names that are HTML or a path, in a card, of a checkpoint and of pictures: on the page they are text, and no more."""
+"""What the page must not trip over: names that are HTML or a path, very many classes, a key that is refused first."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -20,20 +20,22 @@ CLASSES = (MARKUP, "'\"><script>hacked=1</script>", "{{7*7}}\x1b[31m\nred")
 SCRIPT = '<svg xmlns="http://www.w3.org/2000/svg" onload="hacked=1"><script>hacked=1</script></svg>'
 
 
+def scores_of(classes: tuple[str, ...]) -> Scores:
+    return Scores(
+        data=MARKUP,
+        n=len(classes) ** 2,
+        accuracy=0.5,
+        interval=(0.1, 0.9),
+        per_class=dict.fromkeys(classes, 0.5),
+        calibration_error=0.1,
+        confusion=((1,) * len(classes),) * len(classes),
+    )
+
+
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
     """A service whose card, checkpoint name and samples are hostile."""
     folder = tmp_path_factory.mktemp("hostile")
-    per_class = dict.fromkeys(CLASSES, 0.5)
-    scores = Scores(
-        data=MARKUP,
-        n=6,
-        accuracy=0.5,
-        interval=(0.1, 0.9),
-        per_class=per_class,
-        calibration_error=0.1,
-        confusion=((1, 1, 0),) * 3,
-    )
     training = Training(
         command=MARKUP,
         recipe={MARKUP: MARKUP},
@@ -46,7 +48,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService
         versions={},
     )
     path = folder / f"{MARKUP}.pth"
-    save(path, Net(num_classes=3), ModelCard(classes=CLASSES, scores=scores, training=training))
+    save(path, Net(num_classes=3), ModelCard(classes=CLASSES, scores=scores_of(CLASSES), training=training))
     samples = folder / "samples"
     samples.mkdir()
     draw_shape("circle", 1).save(samples / f"{MARKUP}.png")
@@ -84,3 +86,14 @@ def test_no_path_leads_out_of_the_samples_or_to_another_model(service: RunningSe
     for folder in ("samples", "static", "v2/models", "v1/models"):
         assert HTTP.get(f"{service.url}/{folder}/{name}").status_code == 404
     assert HTTP.post(f"{service.url}/v2/repository/models/{name}/load").status_code == 404
+
+
+def test_the_samples_stay_when_the_card_is_asked_for_again(open_page: Open) -> None:
+    """New buttons in their place would take the focus away, and keep every picture in memory once more."""
+    page = open_page()
+    page.locator(".score").wait_for()
+    page.locator("#samples button").first.evaluate("(button) => button.dataset.first = true")
+    with page.expect_response("**/card"):
+        page.locator("#key").fill("a key that nobody needs")
+        page.keyboard.press("Enter")
+    assert page.locator("#samples button[data-first]").count() == 1
