@@ -3,6 +3,8 @@ import { ask } from "./api.js";
 import { bars, make } from "./dom.js";
 import { named, number, percent, t } from "./messages.js";
 
+const LARGEST_MATRIX = 50; // classes; of 1,000 it would have a million cells
+
 /** Asks for the card and shows it. Returns the version shown. Throws a Refusal. */
 export async function showModel() {
   const { model, card } = await (await ask("card")).json();
@@ -21,7 +23,8 @@ function scores({ n, accuracy, interval: [low, high], per_class, confusion }, cl
     make("h3", {}, t("perClass")),
     bars(classes.map((label) => [label, per_class[label] ?? 0])),
   ];
-  if (!confusion.length) return [make("div", {}, ...parts)];
+  if (classes.length > LARGEST_MATRIX) parts.push(make("p", { className: "faint" }, t("confusionElsewhere")));
+  if (!confusion.length || classes.length > LARGEST_MATRIX) return [make("div", {}, ...parts)];
   const help = make("p", { className: "faint" }, t("confusionHelp"));
   return [make("div", {}, ...parts), make("div", {}, make("h3", {}, t("confusion")), help, matrix(confusion, classes))];
 }

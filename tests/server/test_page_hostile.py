@@ -1,5 +1,6 @@
 """What the page must not trip over: names that are HTML or a path, very many classes, a key that is refused first."""
 
+import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from tests.pictures import draw_shape
 from tests.server.conftest import SHIP, Open, drop
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser
+    from playwright.sync_api import Browser, Page
 
 MARKUP = "<img src=x onerror=hacked=1>"
 CLASSES = (MARKUP, "'\"><script>hacked=1</script>", "{{7*7}}\x1b[31m\nred")
@@ -97,3 +98,29 @@ def test_the_samples_stay_when_the_card_is_asked_for_again(open_page: Open) -> N
         page.locator("#key").fill("a key that nobody needs")
         page.keyboard.press("Enter")
     assert page.locator("#samples button[data-first]").count() == 1
+
+
+@pytest.fixture(scope="module")
+def crowded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningService]:
+    """A service of 51 classes, with the key `first` in the file `keys`."""
+    folder = tmp_path_factory.mktemp("crowded")
+    (folder / "keys").write_text("first\n")
+    classes = tuple(f"class {number}" for number in range(51))
+    save(folder / "crowded.pth", Net(num_classes=51), ModelCard(classes=classes, scores=scores_of(classes)))
+    with running_service(folder, "--checkpoint", "crowded.pth", "--api-keys-file", "keys") as service:
+        yield service
+
+
+@contextlib.contextmanager
+def opened(browser: "Browser", service: RunningService, key: str) -> "Iterator[Page]":
+    with contextlib.closing(browser.new_page()) as page:
+        page.add_init_script(f"sessionStorage.setItem('cifar-api-key', '{key}')")
+        page.goto(service.url)
+        yield page
+
+
+def test_the_confusion_of_very_many_classes_is_not_drawn(browser: "Browser", crowded: RunningService) -> None:
+    with opened(browser, crowded, "first") as page:
+        page.locator("#model", has_text="The report of cifar-train shows the confusion matrix").wait_for()
+        assert page.locator("#model .bars li").count() == 51
+        assert not page.locator("#model table").count()
