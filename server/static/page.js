@@ -52,6 +52,7 @@ function takeAnswers() {
   results.addEventListener("answer", ({ detail }) => {
     element("announcer").textContent = detail.said;
     if (detail.version !== version) version = null; // the model has changed: load() fetches its card
+    if (element("key").ariaInvalid) acceptKey(); // it was refused by a process that had not read it yet
   });
   results.addEventListener("refusal", ({ detail }) => {
     element("announcer").textContent = detail.said;
@@ -63,10 +64,14 @@ function keepKey() {
   element("key").value = rememberedKey();
   element("key").onchange = () => {
     rememberKey(element("key").value);
-    element("key").ariaInvalid = null;
-    version = null;
-    load();
+    acceptKey();
   };
+}
+
+function acceptKey() {
+  element("key").ariaInvalid = null;
+  version = null;
+  load();
 }
 
 function wantKey() {

@@ -9,7 +9,7 @@ import pytest
 from models.architectures.net import Net
 from models.card import ModelCard, Scores, Training
 from models.checkpoint import save
-from tests.integration.running import HTTP, RunningService, running_service
+from tests.integration.running import HTTP, RunningService, running_service, wait_until
 from tests.pictures import draw_shape
 from tests.server.conftest import SHIP, Open, drop
 
@@ -124,3 +124,19 @@ def test_the_confusion_of_very_many_classes_is_not_drawn(browser: "Browser", cro
         page.locator("#model", has_text="The report of cifar-train shows the confusion matrix").wait_for()
         assert page.locator("#model .bars li").count() == 51
         assert not page.locator("#model table").count()
+
+
+def test_a_key_that_was_refused_before_the_service_had_read_it_is_accepted_after(
+    browser: "Browser", crowded: RunningService
+) -> None:
+    with opened(browser, crowded, "second") as page:
+        page.locator("#problem", has_text="needs a valid API key").wait_for()
+        drop(page, ship=SHIP)
+        page.locator(".result .problem", has_text="needs a valid API key").wait_for()
+        (crowded.log.parent / "keys").write_text("first\nsecond\n")
+        wait_until(lambda: HTTP.get(f"{crowded.url}/card", headers={"X-API-Key": "second"}).is_success)
+        page.get_by_role("button", name="Try again").click()
+        page.locator(".score").wait_for()
+        assert page.locator("#samples button").count()
+        assert page.locator("#problem").is_hidden()
+        assert page.locator("#key").get_attribute("aria-invalid") is None
