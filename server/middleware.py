@@ -35,8 +35,9 @@ class Boundary:
     def __init__(self, app: ASGIApp, keys: ApiKeys, settings: Settings) -> None:
         self._app = app
         self._keys = keys
-        self.max_body_bytes = settings.max_body_bytes
-        self.max_waiting_bytes = max(settings.max_waiting_bytes, settings.max_body_bytes)  # one alone always fits
+        self.max_waiting_bytes = settings.max_waiting_bytes
+        # One that is larger than all that may wait would be told to try again for ever.
+        self.max_body_bytes = min(settings.max_body_bytes, settings.max_waiting_bytes)
         self.waiting_bytes = 0  # received of the bodies of all requests in progress
         self._log_all = settings.access_log
 

@@ -93,10 +93,10 @@ def test_an_answer_that_would_take_long_to_write_is_refused() -> None:
     assert slow.status_code == 504
 
 
-def test_a_body_that_is_allowed_never_has_to_wait_for_room_for_itself() -> None:
+def test_a_body_for_which_there_will_never_be_room_is_too_large() -> None:
     settings = Settings(max_body_bytes=2000, max_waiting_bytes=1000)
     answer = asyncio.run(post(settings, NeverDone(), "/predict", content=b"no picture" * 150))
-    assert (answer.status_code, answer.json()["code"]) == (422, "not_an_image")
+    assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large")
 
 
 def test_a_slash_at_the_end_is_another_path_and_leads_nowhere_else() -> None:
