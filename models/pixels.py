@@ -120,7 +120,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         grey = np.nan_to_num(np.asarray(image).astype(np.float32))
         wide = image.mode.startswith("I;16") or grey.max() > 255
         scale = 255 if image.mode == "F" and grey.max() <= 1 else 1 / 256 if wide else 1
-        clear = grey == image.info.get("transparency", -1)  # a PNG's: the shade that is
+        clear = grey == image.info.get("transparency", np.nan)  # a PNG's: the shade that is
         image = Image.fromarray(np.where(clear, 255, np.clip(grey * scale, 0, 255)).astype(np.uint8))
     if image.has_transparency_data:
         rgba = image.convert("RGBA")

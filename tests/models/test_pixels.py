@@ -90,8 +90,9 @@ def test_sixteen_bit_grey_is_scaled_not_clipped() -> None:
 
 def test_what_is_no_number_is_black_and_spoils_nothing_else() -> None:
     grey = np.full((40, 40), 0.5, np.float32)
-    grey[0, 0] = np.nan
-    assert_about(decode(encode(Image.fromarray(grey), "TIFF"), 32)[2:], (127, 127, 127), tolerance=1)
+    grey[0, 0], grey[20:] = np.nan, -1
+    assert_about(decode(encode(Image.fromarray(grey), "TIFF"), 32)[2:14], (127, 127, 127), tolerance=1)
+    assert_about(decode(encode(Image.fromarray(grey), "TIFF"), 32)[18:], (0, 0, 0), tolerance=1)
 
 
 def test_sixteen_bit_grey_that_is_transparent_lies_over_white() -> None:
