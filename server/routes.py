@@ -43,12 +43,7 @@ def _add_predict(router: APIRouter, service: Service) -> None:
 
         async def classify(asked: PredictRequest) -> dict[str, Any]:
             state["images"] = len(asked.images)
-            if len(asked.images) * min(asked.top_k, len(service.card.classes)) > _MOST_LABELS:
-                raise PayloadTooLarge(
-                    f"{len(asked.images)} images with top_k={asked.top_k} are too much for one answer: "
-                    "split the request, or lower top_k",
-                    "too_many_images",
-                )
+            _check_answer_size(asked, service.card)
             classified = await service.classify([image for image in asked.images if isinstance(image, bytes)])
             state["batch_size"] = classified.batch_size
             return _answer(asked, classified, service.model_info(classified.card))
@@ -110,6 +105,15 @@ def _add_operations(router: APIRouter, service: Service) -> None:
         RECORDER.write()
         page = await asyncio.to_thread(render, service.model_name, RECORDER.card)
         return Response(page, media_type=CONTENT_TYPE_PLAIN_0_0_4)
+
+
+def _check_answer_size(asked: PredictRequest, card: ModelCard) -> None:
+    if len(asked.images) * min(asked.top_k, len(card.classes)) > _MOST_LABELS:
+        raise PayloadTooLarge(
+            f"{len(asked.images)} images with top_k={asked.top_k} are too much for one answer: "
+            "split the request, or lower top_k",
+            "too_many_images",
+        )
 
 
 def _answer(asked: PredictRequest, classified: Classified, model: dict[str, str]) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """What /explain answers, for a network whose reasons are known: it looks at one corner alone."""
 
 import asyncio
-import contextlib
 
 import httpx
 import numpy as np
@@ -10,11 +9,11 @@ from PIL import Image
 
 from models.card import ModelCard
 from models.pixels import Pixels
-from server.asgi import build_app
 from server.engine import Predictions
 from server.explain import GRID, occlude
 from server.settings import Settings
 from tests.pictures import encode
+from tests.server.test_http_api import ask
 
 CORNER = 8  # pixels
 PICTURE = np.zeros((32, 32, 3), np.uint8)
@@ -45,12 +44,7 @@ class LooksAtACorner:
 
 
 def post(engine: LooksAtACorner, path: str, body: bytes) -> httpx.Response:
-    async def ask() -> httpx.Response:
-        app = build_app(Settings(max_batch_size=50), engine, lambda app: contextlib.nullcontext())
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service") as client:
-            return await client.post(path, content=body)
-
-    return asyncio.run(ask())
+    return asyncio.run(ask(Settings(max_batch_size=50), engine, "POST", path, content=body))
 
 
 def explain(engine: LooksAtACorner, query: str = "") -> dict[str, object]:

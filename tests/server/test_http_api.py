@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from models.card import ModelCard
 from models.pixels import Pixels
 from server.asgi import build_app
-from server.engine import Predictions
+from server.engine import Engine, Predictions
 from server.security import OPEN_PATHS
 from server.settings import Settings
 from tests.documents import blocks_of
@@ -67,26 +67,25 @@ def test_the_refusals_that_the_page_shows_are_the_services_own() -> None:
 
 
 async def ask_one(method: str, path: str) -> httpx.Response:
-    app = build_app(Settings(deadline_s=DEADLINE_S), NeverDone(), lambda app: contextlib.nullcontext())
+    return await ask(Settings(deadline_s=DEADLINE_S), NeverDone(), method, path)
+
+
+async def ask(settings: Settings, engine: Engine, method: str, path: str, **content: Any) -> httpx.Response:
+    app = build_app(settings, engine, lambda app: contextlib.nullcontext())
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service") as client:
-        return await client.request(method, path)
+        return await client.request(method, path, **content)
 
 
 class OfManyClasses(NeverDone):
     card = ModelCard(classes=tuple(map(str, range(2000))))
 
 
-async def post(settings: Settings, engine: NeverDone, path: str, **content: Any) -> httpx.Response:
-    app = build_app(settings, engine, lambda app: contextlib.nullcontext())
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://service") as client:
-        return await client.post(path, **content)
-
-
 def test_an_answer_that_would_take_long_to_write_is_refused() -> None:
     pictures = {"images": [base64.b64encode(encode(draw_shape("circle", 1))).decode()] * 64}
     settings = Settings(deadline_s=DEADLINE_S)
     refused, slow = (
-        asyncio.run(post(settings, OfManyClasses(), f"/predict?top_k={top_k}", json=pictures)) for top_k in (9999, 1500)
+        asyncio.run(ask(settings, OfManyClasses(), "POST", f"/predict?top_k={top_k}", json=pictures))
+        for top_k in (9999, 1500)
     )
     assert (refused.status_code, refused.json()["code"]) == (413, "too_many_images")
     assert "64 images with top_k=9999 are too much for one answer" in refused.json()["detail"]
@@ -95,7 +94,7 @@ def test_an_answer_that_would_take_long_to_write_is_refused() -> None:
 
 def test_a_body_for_which_there_will_never_be_room_is_too_large() -> None:
     settings = Settings(max_body_bytes=2000, max_waiting_bytes=1000)
-    answer = asyncio.run(post(settings, NeverDone(), "/predict", content=b"no picture" * 150))
+    answer = asyncio.run(ask(settings, NeverDone(), "POST", "/predict", content=b"no picture" * 150))
     assert (answer.status_code, answer.json()["code"]) == (413, "body_too_large")
 
 

@@ -12,7 +12,7 @@ from models.architectures.airbench import Airbench
 from models.architectures.net import Net
 from models.card import ModelCard
 from models.classifier import Classifier
-from tests.networks import Drawing, Normed, Viewing
+from tests.networks import Deep, Drawing, Normed, Viewing
 from training.execution import Execution, choose, chosen_before
 from training.loop import Examples, train
 from training.recipe import FAST, NET_BEST
@@ -20,17 +20,6 @@ from training.recipe import FAST, NET_BEST
 PIXELS = torch.randint(0, 256, (64, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
 EXAMPLES = Examples(PIXELS, torch.arange(64) % 10, torch.arange(64))
 RECIPE = replace(NET_BEST, epochs=1, batch_size=32, precision="float32")
-
-
-class Deep(Net):
-    """With a weight of five dimensions, which has no channels to be last."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.factor = nn.Parameter(torch.ones(1, 1, 1, 1, 1))
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.factor.flatten() * super().forward(images)
 
 
 @pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated:FutureWarning")

@@ -14,9 +14,7 @@ from models.card import ModelCard
 from models.classifier import Classifier
 from tests.networks import Drawing
 from training.errors import TrainingError
-from training.evaluation import (
-    accuracy,
-)
+from training.evaluation import accuracy
 from training.execution import Execution
 from training.loop import Examples, Trainer, train
 from training.recipe import TUTORIAL

@@ -13,6 +13,7 @@ from torch.nn.functional import nll_loss
 from models.architectures import build
 from models.card import ModelCard
 from models.classifier import Classifier, supports
+from tests.networks import Skipping
 from training.muon import Muon, orthogonal
 from training.recipe import FAST, NET_BEST, STRONG, TUTORIAL, Recipe
 from training.updates import Updates, compiled, learning_rate_factor, make_criterion, make_optimizers
@@ -81,20 +82,6 @@ def test_updates_go_on_alike_where_the_weights_lie_otherwise_in_memory(optimizer
         each([BATCH] * 2)
     for mine, theirs in zip(there.net.parameters(), here.net.parameters(), strict=True):
         torch.testing.assert_close(mine, theirs)
-
-
-class Skipping(nn.Module):
-    """Leaves a layer out of the first look, as networks with stochastic depth do."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer, self.last, self.looks = nn.Linear(3072, 3072), nn.Linear(3072, 10), 0
-
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        self.looks += 1
-        flat = inputs.flatten(1)
-        result: torch.Tensor = self.last(flat if self.looks == 1 else self.layer(flat))
-        return result
 
 
 @pytest.mark.parametrize("nesterov", [False, True])
